@@ -1,0 +1,271 @@
+//! Conversions between [`raft::eraftpb`] and bytes.
+//!
+//! Payloads are [`Bytes`] on both sides, so neither direction copies them: a decoded entry shares the buffer that it
+//! was decoded from.
+
+use bytes::{Buf, Bytes, BytesMut};
+use prost::Message as _;
+use raft::eraftpb;
+
+use crate::pb;
+
+/// Bytes that are not what they should be. A retry cannot help: the sender or the disk is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// prost could not parse the bytes.
+    #[error("not a valid {what}: {cause}")]
+    Malformed {
+        /// The type that was expected.
+        what: &'static str,
+        /// The parser's words.
+        cause: prost::DecodeError,
+    },
+    /// An enum field holds a number without a meaning.
+    #[error("{what} {value} is unknown")]
+    UnknownEnum {
+        /// The enum.
+        what: &'static str,
+        /// Its value.
+        value: i32,
+    },
+}
+
+fn parse<M: prost::Message + Default>(what: &'static str, bytes: impl Buf) -> Result<M, DecodeError> {
+    M::decode(bytes).map_err(|cause| DecodeError::Malformed { what, cause })
+}
+
+/// Encodes one entry, appending to `out`.
+pub fn encode_entry(entry: &eraftpb::Entry, out: &mut BytesMut) {
+    entry_to_pb(entry).encode_raw(out);
+}
+
+/// The length in bytes of [`encode_entry`]'s output.
+pub fn entry_len(entry: &eraftpb::Entry) -> usize {
+    entry_to_pb(entry).encoded_len()
+}
+
+/// Decodes one entry. Its payload shares `bytes`.
+pub fn decode_entry(bytes: Bytes) -> Result<eraftpb::Entry, DecodeError> {
+    entry_from_pb(parse("entry", bytes)?)
+}
+
+/// Encodes a hard state.
+pub fn encode_hard_state(state: &eraftpb::HardState) -> Vec<u8> {
+    pb::HardState { term: state.term, vote: state.vote, commit: state.commit }.encode_to_vec()
+}
+
+/// Decodes a hard state.
+pub fn decode_hard_state(bytes: &[u8]) -> Result<eraftpb::HardState, DecodeError> {
+    let state: pb::HardState = parse("hard state", bytes)?;
+    let mut out = eraftpb::HardState::default();
+    out.term = state.term;
+    out.vote = state.vote;
+    out.commit = state.commit;
+    Ok(out)
+}
+
+/// Encodes a snapshot's metadata: conf state, index and term.
+pub fn encode_snapshot_metadata(metadata: &eraftpb::SnapshotMetadata) -> Vec<u8> {
+    metadata_to_pb(metadata).encode_to_vec()
+}
+
+/// Decodes a snapshot's metadata.
+pub fn decode_snapshot_metadata(bytes: &[u8]) -> Result<eraftpb::SnapshotMetadata, DecodeError> {
+    Ok(metadata_from_pb(parse("snapshot metadata", bytes)?))
+}
+
+/// Encodes a message, appending to `out`.
+pub fn encode_message(message: &eraftpb::Message, out: &mut BytesMut) {
+    message_to_pb(message).encode_raw(out);
+}
+
+/// The length in bytes of [`encode_message`]'s output.
+pub fn message_len(message: &eraftpb::Message) -> usize {
+    message_to_pb(message).encoded_len()
+}
+
+/// Decodes a message. The payloads of its entries share `bytes`. Pass the result through
+/// [`crate::validate::message`] before raft sees it.
+pub fn decode_message(bytes: Bytes) -> Result<eraftpb::Message, DecodeError> {
+    message_from_pb(parse("raft message", bytes)?)
+}
+
+/// Encodes a membership change for the data of an `EntryConfChangeV2`.
+pub fn encode_conf_change(change: &eraftpb::ConfChangeV2) -> Vec<u8> {
+    pb::ConfChangeV2 {
+        transition: change.get_transition() as i32,
+        changes: change
+            .changes
+            .iter()
+            .map(|c| pb::ConfChangeSingle { change_type: c.get_change_type() as i32, node_id: c.node_id })
+            .collect(),
+        context: change.context.clone(),
+    }
+    .encode_to_vec()
+}
+
+/// Decodes the data of an entry of the given type to a membership change, of either version.
+pub fn decode_conf_change(
+    entry_type: eraftpb::EntryType,
+    data: &[u8],
+) -> Result<eraftpb::ConfChangeV2, DecodeError> {
+    let pb = match entry_type {
+        eraftpb::EntryType::EntryConfChange => {
+            let one: pb::ConfChange = parse("conf change", data)?;
+            pb::ConfChangeV2 {
+                transition: 0,
+                changes: vec![pb::ConfChangeSingle { change_type: one.change_type, node_id: one.node_id }],
+                context: one.context,
+            }
+        }
+        _ => parse::<pb::ConfChangeV2>("conf change v2", data)?,
+    };
+    let mut out = eraftpb::ConfChangeV2::default();
+    out.set_transition(match pb.transition {
+        0 => eraftpb::ConfChangeTransition::Auto,
+        1 => eraftpb::ConfChangeTransition::Implicit,
+        2 => eraftpb::ConfChangeTransition::Explicit,
+        value => return Err(DecodeError::UnknownEnum { what: "conf change transition", value }),
+    });
+    let mut changes = Vec::with_capacity(pb.changes.len());
+    for change in pb.changes {
+        let mut single = eraftpb::ConfChangeSingle::default();
+        single.node_id = change.node_id;
+        single.set_change_type(match change.change_type {
+            0 => eraftpb::ConfChangeType::AddNode,
+            1 => eraftpb::ConfChangeType::RemoveNode,
+            2 => eraftpb::ConfChangeType::AddLearnerNode,
+            value => return Err(DecodeError::UnknownEnum { what: "conf change type", value }),
+        });
+        changes.push(single);
+    }
+    out.set_changes(changes.into());
+    out.context = pb.context;
+    Ok(out)
+}
+
+fn entry_to_pb(entry: &eraftpb::Entry) -> pb::Entry {
+    pb::Entry {
+        entry_type: entry.get_entry_type() as i32,
+        term: entry.term,
+        index: entry.index,
+        data: entry.data.clone(),
+        context: entry.context.clone(),
+    }
+}
+
+fn entry_from_pb(entry: pb::Entry) -> Result<eraftpb::Entry, DecodeError> {
+    let mut out = eraftpb::Entry::default();
+    out.set_entry_type(match entry.entry_type {
+        0 => eraftpb::EntryType::EntryNormal,
+        1 => eraftpb::EntryType::EntryConfChange,
+        2 => eraftpb::EntryType::EntryConfChangeV2,
+        value => return Err(DecodeError::UnknownEnum { what: "entry type", value }),
+    });
+    out.term = entry.term;
+    out.index = entry.index;
+    out.data = entry.data;
+    out.context = entry.context;
+    Ok(out)
+}
+
+fn metadata_to_pb(metadata: &eraftpb::SnapshotMetadata) -> pb::SnapshotMetadata {
+    let conf = metadata.get_conf_state();
+    pb::SnapshotMetadata {
+        conf_state: Some(pb::ConfState {
+            voters: conf.voters.clone(),
+            learners: conf.learners.clone(),
+            voters_outgoing: conf.voters_outgoing.clone(),
+            learners_next: conf.learners_next.clone(),
+            auto_leave: conf.auto_leave,
+        }),
+        index: metadata.index,
+        term: metadata.term,
+    }
+}
+
+fn metadata_from_pb(metadata: pb::SnapshotMetadata) -> eraftpb::SnapshotMetadata {
+    let mut out = eraftpb::SnapshotMetadata::default();
+    out.index = metadata.index;
+    out.term = metadata.term;
+    let conf = metadata.conf_state.unwrap_or_default();
+    let to = out.mut_conf_state();
+    to.voters = conf.voters;
+    to.learners = conf.learners;
+    to.voters_outgoing = conf.voters_outgoing;
+    to.learners_next = conf.learners_next;
+    to.auto_leave = conf.auto_leave;
+    out
+}
+
+fn message_to_pb(message: &eraftpb::Message) -> pb::Message {
+    pb::Message {
+        msg_type: message.get_msg_type() as i32,
+        to: message.to,
+        from: message.from,
+        term: message.term,
+        log_term: message.log_term,
+        index: message.index,
+        entries: message.entries.iter().map(entry_to_pb).collect(),
+        commit: message.commit,
+        commit_term: message.commit_term,
+        snapshot: message.snapshot.as_ref().map(|snapshot| pb::Snapshot {
+            data: snapshot.data.clone(),
+            metadata: snapshot.metadata.as_ref().map(metadata_to_pb),
+        }),
+        request_snapshot: message.request_snapshot,
+        reject: message.reject,
+        reject_hint: message.reject_hint,
+        context: message.context.clone(),
+        deprecated_priority: message.deprecated_priority,
+        priority: message.priority,
+    }
+}
+
+fn message_from_pb(message: pb::Message) -> Result<eraftpb::Message, DecodeError> {
+    use eraftpb::MessageType::*;
+    let mut out = eraftpb::Message::default();
+    out.set_msg_type(match message.msg_type {
+        0 => MsgHup,
+        1 => MsgBeat,
+        2 => MsgPropose,
+        3 => MsgAppend,
+        4 => MsgAppendResponse,
+        5 => MsgRequestVote,
+        6 => MsgRequestVoteResponse,
+        7 => MsgSnapshot,
+        8 => MsgHeartbeat,
+        9 => MsgHeartbeatResponse,
+        10 => MsgUnreachable,
+        11 => MsgSnapStatus,
+        12 => MsgCheckQuorum,
+        13 => MsgTransferLeader,
+        14 => MsgTimeoutNow,
+        15 => MsgReadIndex,
+        16 => MsgReadIndexResp,
+        17 => MsgRequestPreVote,
+        18 => MsgRequestPreVoteResponse,
+        value => return Err(DecodeError::UnknownEnum { what: "message type", value }),
+    });
+    out.to = message.to;
+    out.from = message.from;
+    out.term = message.term;
+    out.log_term = message.log_term;
+    out.index = message.index;
+    let entries: Result<Vec<_>, _> = message.entries.into_iter().map(entry_from_pb).collect();
+    out.set_entries(entries?.into());
+    out.commit = message.commit;
+    out.commit_term = message.commit_term;
+    if let Some(snapshot) = message.snapshot {
+        let to = out.mut_snapshot();
+        to.data = snapshot.data;
+        to.set_metadata(metadata_from_pb(snapshot.metadata.unwrap_or_default()));
+    }
+    out.request_snapshot = message.request_snapshot;
+    out.reject = message.reject;
+    out.reject_hint = message.reject_hint;
+    out.context = message.context;
+    out.deprecated_priority = message.deprecated_priority;
+    out.priority = message.priority;
+    Ok(out)
+}
