@@ -32,23 +32,12 @@ pub struct Membership {
     #[prost(uint64, repeated, tag = "3")]
     pub removed: ::prost::alloc::vec::Vec<u64>,
 }
-/// Names one request of one boot of one member; the key by which a retried proposal is recognised.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RequestId {
-    #[prost(uint64, tag = "1")]
-    pub member: u64,
-    /// Ascends by one with each start of the member's process.
-    #[prost(uint64, tag = "2")]
-    pub boot: u64,
-    /// Ascends by one with each request of a boot.
-    #[prost(uint64, tag = "3")]
-    pub counter: u64,
-}
 /// The data of a normal entry: commands that arrived together.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Batch {
     #[prost(uint64, tag = "1")]
     pub member: u64,
+    /// Ascends by one with each start of the member's process.
     #[prost(uint64, tag = "2")]
     pub boot: u64,
     /// Every request of this boot with a counter below the floor has had its answer: its result may be forgotten.
@@ -59,19 +48,24 @@ pub struct Batch {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Command {
+    /// Ascends by one with each command of a boot; (member, boot, counter) is what a retried proposal is recognised by.
     #[prost(uint64, tag = "1")]
     pub counter: u64,
     #[prost(bytes = "bytes", tag = "2")]
     pub payload: ::prost::bytes::Bytes,
 }
-/// The context of a membership entry (a ConfChangeV2 with one change).
+/// The context of a membership entry (a ConfChangeV2 with one change), which names the member that the change is about.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemberChange {
-    #[prost(message, optional, tag = "1")]
-    pub request: ::core::option::Option<RequestId>,
+    /// Who asked, so that the answer finds its way: member, boot, and a counter of that boot's membership changes.
+    #[prost(uint64, tag = "1")]
+    pub proposer: u64,
     #[prost(uint64, tag = "2")]
-    pub floor: u64,
-    #[prost(message, optional, tag = "3")]
+    pub boot: u64,
+    #[prost(uint64, tag = "3")]
+    pub counter: u64,
+    /// Whose membership changes. URLs count only where the member is added.
+    #[prost(message, optional, tag = "4")]
     pub member: ::core::option::Option<Member>,
 }
 /// The results of one member's requests that may still be asked for again.
@@ -96,9 +90,6 @@ pub struct Result {
     pub index: u64,
     #[prost(bytes = "bytes", tag = "3")]
     pub response: ::prost::bytes::Bytes,
-    /// Not empty: a membership change that was refused, and why.
-    #[prost(string, tag = "4")]
-    pub refusal: ::prost::alloc::string::String,
 }
 /// The head of a snapshot's body; the state machine's own bytes follow it.
 #[derive(Clone, PartialEq, ::prost::Message)]
