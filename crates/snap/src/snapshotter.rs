@@ -1,0 +1,227 @@
+//! The directory of snapshots.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvd_vfs::Disk;
+use raft::eraftpb::SnapshotMetadata;
+
+use crate::error::Error;
+use crate::reader::{self, SnapshotReader};
+use crate::write::{BodyWriter, TempFile};
+
+const SUFFIX: &str = ".snap";
+const BROKEN_SUFFIX: &str = ".snap.broken";
+const TEMP_SUFFIX: &str = ".tmp";
+
+/// Writes, reads and keeps the snapshots of one member.
+///
+/// Clones share the directory and may be used from several threads at once: a save, a receive and any number of
+/// reads do not disturb each other. All operations block; call them off the event loop.
+#[derive(Debug, Clone)]
+pub struct Snapshotter {
+    pub(crate) dir: Arc<Directory>,
+}
+
+impl Snapshotter {
+    /// Opens a directory, creating it if need be, and removes the temporary files that a crash left there: nobody
+    /// else may be writing in it.
+    pub fn open(disk: Disk, dir: &Path) -> Result<Self, Error> {
+        disk.create_dir_all(dir).map_err(Error::io("creating the directory", dir))?;
+        let dir = Arc::new(Directory {
+            disk,
+            path: dir.to_owned(),
+            next_temp: AtomicU64::new(0),
+            names: Mutex::new(()),
+        });
+        dir.remove_all(dir.list()?.into_iter().filter(|name| name.ends_with(TEMP_SUFFIX)))?;
+        Ok(Self { dir })
+    }
+
+    /// Writes a snapshot with the body that `write` produces, atomically and durably. Returns the length of the
+    /// file in bytes. A snapshot of the same term and index is replaced.
+    ///
+    /// The writer that `write` is given buffers by itself. An error that `write` returns comes back as
+    /// [`Error::Body`]; an error of the disk as [`Error::Io`], even if `write` dropped it. Neither leaves a file.
+    pub fn save(
+        &self,
+        metadata: &SnapshotMetadata,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<u64, Error> {
+        let temp = TempFile::create(self.dir.clone(), metadata.term, metadata.index)?;
+        let mut body = BodyWriter::start(temp, metadata)?;
+        let written = write(&mut body);
+        if let Some(failure) = body.take_failure() {
+            return Err(failure);
+        }
+        written.map_err(|source| Error::Body { path: body.target().to_owned(), source })?;
+        body.finish()?.publish()
+    }
+
+    /// The metadata of the newest snapshot among those that the log `recorded` (as term and index), after reading
+    /// its whole file.
+    ///
+    /// A recorded snapshot without a file is passed over. A damaged file gets the suffix `.broken` (kept as
+    /// evidence, until [`Snapshotter::retain`] passes it) and the next older one is tried. An I/O error, or a file of
+    /// a newer format version, is an error, and the file stays. `None` if nothing is left.
+    pub fn newest_of(&self, recorded: &[(u64, u64)]) -> Result<Option<SnapshotMetadata>, Error> {
+        let mut wanted = recorded.to_vec();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let present = self.dir.snapshots()?;
+        for (term, index) in wanted.into_iter().rev().filter(|id| present.contains(id)) {
+            let path = self.dir.path(term, index);
+            let checked = reader::verify(&self.dir.disk, &path).and_then(|summary| {
+                let found = (summary.metadata.term, summary.metadata.index);
+                if found != (term, index) {
+                    return Err(Error::Other { path: path.clone(), asked: (term, index), found });
+                }
+                Ok(summary.metadata)
+            });
+            match checked {
+                Ok(metadata) => return Ok(Some(metadata)),
+                Err(error) if error.is_corruption() => {
+                    let broken = self.dir.set_aside(term, index)?;
+                    tracing::warn!(%error, kept_as = %broken.display(), "damaged snapshot set aside");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens the snapshot of that term and index for reading its body.
+    pub fn read(&self, term: u64, index: u64) -> Result<SnapshotReader, Error> {
+        SnapshotReader::open(&self.dir.disk, &self.dir.path(term, index), (term, index))
+    }
+
+    /// Removes all but the newest `keep` snapshots (at least one), and `.broken` ones older than those that stay.
+    /// Returns what is left as term and index, ascending.
+    ///
+    /// A file counts whether or not the log recorded it. Where another thread may have installed a snapshot that is
+    /// not recorded yet, use [`Snapshotter::retain_up_to`]: else the recorded one could go first.
+    pub fn retain(&self, keep: usize) -> Result<Vec<(u64, u64)>, Error> {
+        self.retain_up_to(keep, (u64::MAX, u64::MAX))
+    }
+
+    /// As [`Snapshotter::retain`], but snapshots newer than `recorded`, the newest (term, index) that the log
+    /// recorded, all stay and are not counted.
+    pub fn retain_up_to(&self, keep: usize, recorded: (u64, u64)) -> Result<Vec<(u64, u64)>, Error> {
+        let present = self.dir.snapshots()?;
+        let counted = present.partition_point(|id| *id <= recorded);
+        let (gone, left) = present.split_at(counted.saturating_sub(keep.max(1)));
+        let broken = self.dir.list()?.into_iter().filter_map(|name| {
+            let id = parse_name(&name, BROKEN_SUFFIX)?;
+            left.first().is_some_and(|oldest| id < *oldest).then_some(name)
+        });
+        let names = gone.iter().map(|(term, index)| file_name(*term, *index));
+        self.dir.remove_all(names.chain(broken.collect::<Vec<_>>()))?;
+        Ok(left.to_vec())
+    }
+
+    /// Removes the snapshots that the log did not record (as term and index): a crash came between the file and its
+    /// record. For use at start, before anything is saved or received.
+    pub fn remove_unrecorded(&self, recorded: &[(u64, u64)]) -> Result<(), Error> {
+        let unrecorded = self.dir.snapshots()?.into_iter().filter(|id| !recorded.contains(id));
+        self.dir.remove_all(unrecorded.map(|(term, index)| file_name(term, index)))
+    }
+}
+
+/// What the clones of a [`Snapshotter`] and its open files share.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) disk: Disk,
+    path: PathBuf,
+    /// Makes the names of temporary files distinct.
+    next_temp: AtomicU64,
+    /// Held while final names change.
+    names: Mutex<()>,
+}
+
+impl Directory {
+    /// The final name of a snapshot.
+    pub(crate) fn path(&self, term: u64, index: u64) -> PathBuf {
+        self.path.join(file_name(term, index))
+    }
+
+    /// A temporary name that nobody else uses.
+    pub(crate) fn next_temp(&self, term: u64, index: u64) -> PathBuf {
+        let n = self.next_temp.fetch_add(1, Ordering::Relaxed);
+        self.path.join(format!("{term:016x}-{index:016x}.{n}{TEMP_SUFFIX}"))
+    }
+
+    /// Gives a synced temporary file its final name, durably. If that fails, the final name is taken back, unless
+    /// it was that of an older file.
+    pub(crate) fn publish(&self, temp: &Path, target: &Path) -> Result<(), Error> {
+        let _names = self.names();
+        let replaced = self.disk.exists(target).map_err(Error::io("looking for the file", target))?;
+        self.disk.rename(temp, target).map_err(Error::io("renaming to it", target))?;
+        self.disk.sync_dir(&self.path).map_err(|source| {
+            if !replaced {
+                // The error that is returned matters more than one of this clean-up, and a file that the log never
+                // recorded is removed at the next start.
+                let _ = self.disk.remove_file(target);
+            }
+            Error::io("syncing the directory", &self.path)(source)
+        })
+    }
+
+    fn list(&self) -> Result<Vec<String>, Error> {
+        self.disk.list(&self.path).map_err(Error::io("listing the directory", &self.path))
+    }
+
+    /// Term and index of each snapshot, ascending.
+    fn snapshots(&self) -> Result<Vec<(u64, u64)>, Error> {
+        let mut ids: Vec<_> = self.list()?.iter().filter_map(|name| parse_name(name, SUFFIX)).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    fn set_aside(&self, term: u64, index: u64) -> Result<PathBuf, Error> {
+        let _names = self.names();
+        let path = self.path(term, index);
+        let broken = self.path.join(format!("{term:016x}-{index:016x}{BROKEN_SUFFIX}"));
+        self.disk.rename(&path, &broken).map_err(Error::io("setting aside the damaged file", &path))?;
+        self.disk.sync_dir(&self.path).map_err(Error::io("syncing the directory", &self.path))?;
+        Ok(broken)
+    }
+
+    fn remove_all(&self, names: impl Iterator<Item = String>) -> Result<(), Error> {
+        let _names = self.names();
+        let mut any = false;
+        for name in names {
+            let path = self.path.join(name);
+            match self.disk.remove_file(&path) {
+                // Somebody else removed it: so be it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(Error::io("removing", &path))?,
+            }
+            any = true;
+        }
+        if any {
+            self.disk.sync_dir(&self.path).map_err(Error::io("syncing the directory", &self.path))?;
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> MutexGuard<'_, ()> {
+        // The lock guards no data that a panic could have left half done.
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn file_name(term: u64, index: u64) -> String {
+    format!("{term:016x}-{index:016x}{SUFFIX}")
+}
+
+/// Term and index in the name of a file; `None` for a name that this crate does not give.
+fn parse_name(name: &str, suffix: &str) -> Option<(u64, u64)> {
+    let (term, index) = name.strip_suffix(suffix)?.split_once('-')?;
+    let hex = |digits: &str| {
+        let plain = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+    };
+    Some((hex(term)?, hex(index)?))
+}
