@@ -10,8 +10,10 @@
 //! | [`validate`] | what a message from outside must satisfy before raft may see it |
 //! | [`node`] | membership, batches and sessions: what `kvd-node` replicates |
 //! | [`peers`] | the traits between a transport, a snapshot store and the node |
+//! | [`peer_url`] | the one form that a peer's URL has |
 
 pub mod codec;
+pub mod peer_url;
 pub mod peers;
 pub mod validate;
 
