@@ -8,6 +8,16 @@
 //! - Writes between two syncs may land in any order, partly, or not at all.
 //! - A created, renamed or removed name is durable only after its directory was synced.
 //! - A failed sync is final: the page may be marked clean, so a retry would lie. Whoever sees one stops.
+//!
+//! [`RealDisk`] is the operating system's; [`MemDisk`] obeys exactly the rules above, in memory, from a seed.
+
+mod aligned;
+mod mem;
+mod real;
+
+pub use aligned::AlignedBuf;
+pub use mem::{MemDisk, Op};
+pub use real::RealDisk;
 
 use std::fmt::Debug;
 use std::io;
