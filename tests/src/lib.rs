@@ -1,1 +1,40 @@
-//! Shared pieces of the integration tests.
+//! A harness for clusters of real `kvd` processes on this machine.
+//!
+//! - [`kvd`] is the binary under test, built once for each test process.
+//! - [`Cluster`] is a directory, a list of peer URLs and its [`Member`]s; a member is one process at a time.
+//! - [`http::Client`] is a blocking HTTP/1.1 client that never retries, so that a test knows what was acknowledged.
+//!
+//! What the harness guarantees: ports come from the kernel and stay reserved while a test lives ([`ports`]); nothing
+//! waits for a length of time, only for a condition and at most until a deadline ([`wait_until`]); a process that the
+//! harness started is ended by it, whatever happens to the test; when a test fails, the end of every member's log is
+//! printed.
+
+// A harness reports by panicking: that is how a test fails.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod binary;
+mod cluster;
+pub mod http;
+mod member;
+pub mod ports;
+
+use std::time::{Duration, Instant};
+
+pub use binary::kvd;
+pub use cluster::Cluster;
+pub use member::{Member, Refused, directory_contents, refused, refused_with_env};
+
+/// Longest wait for anything that a healthy member does on a busy machine: start, elect, catch up, end.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` yields a value, looking every 10 ms; panics with `what` once `deadline` has passed.
+pub fn wait_until<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(begin.elapsed() < deadline, "waited {deadline:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
