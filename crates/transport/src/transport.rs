@@ -1,0 +1,177 @@
+//! The handle: starts, updates, sends, stops.
+
+use std::sync::Arc;
+
+use kvd_raftpb::node::{Member, Membership};
+use kvd_raftpb::peer_url::{PeerUrl, parse_peer_url};
+use kvd_raftpb::peers::{PeerHandler, Peers, SnapshotStore};
+use raft::eraftpb::Message;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::outbox::Class;
+use crate::peer::Peer;
+use crate::shared::Shared;
+use crate::{reader, server, snapshot_sender};
+
+/// A running transport. Clones are handles to the same one.
+///
+/// Dropping the handles does not end it, [`Transport::stop`] does.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    shared: Arc<Shared>,
+}
+
+impl Transport {
+    /// Starts dialling the members of `membership`, on the current tokio runtime. Any kind of runtime will do; it needs
+    /// time and I/O enabled.
+    ///
+    /// # Panics
+    /// If it is called outside of a tokio runtime.
+    pub fn start(
+        config: Config,
+        handler: Arc<dyn PeerHandler>,
+        snapshots: Arc<dyn SnapshotStore>,
+        membership: &Membership,
+    ) -> Transport {
+        let shared = Arc::new(Shared::new(config, handler, snapshots, Handle::current()));
+        let transport = Transport { shared };
+        transport.update(membership);
+        transport
+    }
+
+    /// Takes peers' connections from a bound listener, until [`Transport::stop`]. May be called for several listeners.
+    pub fn serve(&self, listener: TcpListener) {
+        self.shared.spawn(server::accept(self.shared.clone(), listener));
+    }
+
+    /// Ends the transport: no more messages are taken, streams write out what is queued (for a short time), and every
+    /// task is joined. A snapshot on its way is given up and reported.
+    ///
+    /// It waits for a [`SnapshotStore`] that is in a call: the call must end.
+    pub async fn stop(&self) {
+        let shared = &self.shared;
+        shared.halt.cancel();
+        for peer in shared.directory().peers.values() {
+            peer.close();
+        }
+        shared.tracker.close();
+        let written = timeout(shared.config.stop_grace, shared.tracker.wait()).await;
+        shared.kill.cancel();
+        if written.is_err() {
+            shared.tracker.wait().await;
+        }
+    }
+
+    /// What the transport counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Tasks and blocking calls that are under way. Zero after [`Transport::stop`].
+    pub fn tasks(&self) -> usize {
+        self.shared.tracker.len()
+    }
+}
+
+impl Peers for Transport {
+    fn send(&self, messages: Vec<Message>) {
+        let shared = &self.shared;
+        // The handler is called when no lock is held: it may come back to the transport.
+        let mut unreachable: Vec<u64> = Vec::new();
+        let mut snapshots: Vec<(u64, Option<(Arc<Peer>, Message)>)> = Vec::new();
+        let directory = shared.directory();
+        for message in messages {
+            let to = message.to;
+            let peer = directory.peers.get(&to);
+            if peer.is_none() {
+                shared.metrics.unknown_recipients.inc();
+            }
+            match (Class::of(&message), peer) {
+                (None, peer) => snapshots.push((to, peer.map(|peer| (peer.clone(), message)))),
+                (Some(_), None) => {}
+                (Some(class), Some(peer)) => {
+                    if let Err(dropped) = peer.outbox(class).push(message) {
+                        peer.metrics.dropped(dropped.reason, 1);
+                        if dropped.report && !unreachable.contains(&to) {
+                            unreachable.push(to);
+                        }
+                    }
+                }
+            }
+        }
+        drop(directory);
+        for id in unreachable {
+            shared.handler.report_unreachable(id);
+        }
+        for (to, known) in snapshots {
+            match known {
+                Some((peer, message)) if !shared.halt.is_cancelled() => {
+                    snapshot_sender::start(shared, peer, message);
+                }
+                _ => shared.handler.report_snapshot(to, false),
+            }
+        }
+    }
+
+    fn update(&self, membership: &Membership) {
+        let shared = &self.shared;
+        let own = shared.config.member_id;
+        let mut added = Vec::new();
+        let mut gone = Vec::new();
+        {
+            let mut directory = shared.directory_mut();
+            // Checked under the lock that stop takes after it has set this: no peer escapes it.
+            if shared.halt.is_cancelled() {
+                return;
+            }
+            directory.removed.extend(&membership.removed);
+            let wanted = |id| {
+                id != own
+                    && membership.members.iter().any(|m| m.id == id)
+                    && !membership.removed.contains(&id)
+            };
+            directory.peers.retain(|id, peer| {
+                let stays = wanted(*id);
+                if !stays {
+                    gone.push(peer.clone());
+                }
+                stays
+            });
+            for member in membership.members.iter().filter(|member| wanted(member.id)) {
+                let urls = urls(member);
+                if let Some(peer) = directory.peers.get(&member.id) {
+                    peer.set_urls(urls);
+                    continue;
+                }
+                let metrics = shared.metrics.peer(own, member.id);
+                let peer = Peer::new(&shared.config, member.id, urls, metrics, shared.halt.child_token());
+                let peer = Arc::new(peer);
+                directory.peers.insert(member.id, peer.clone());
+                added.push(peer);
+            }
+        }
+        for peer in gone {
+            tracing::info!(peer = peer.id, "peer dropped");
+            peer.close();
+            shared.metrics.forget_peer(own, peer.id);
+        }
+        for peer in added {
+            tracing::info!(peer = peer.id, "peer added");
+            for class in Class::ALL {
+                shared.spawn(reader::run(shared.clone(), peer.clone(), class));
+            }
+        }
+    }
+}
+
+/// The usable URLs of a member. One that is not was never accepted by this version; the others still serve.
+fn urls(member: &Member) -> Vec<PeerUrl> {
+    let parse = |url: &String| {
+        parse_peer_url(url).inspect_err(|error| tracing::warn!(peer = member.id, %error, "URL ignored")).ok()
+    };
+    member.peer_urls.iter().filter_map(parse).collect()
+}
