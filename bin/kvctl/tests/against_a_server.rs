@@ -1,0 +1,216 @@
+//! `kvctl` against a tiny server in this process, whose answers the test chooses.
+#![allow(clippy::unwrap_used)] // a test fails by panicking, its helpers too
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use clap::Parser;
+use kvctl::{Cli, Error};
+
+/// What the server saw of a request: method and path, and the body.
+type Seen = (String, Vec<u8>);
+
+/// Answers a request with raw bytes; an empty answer closes the connection.
+type Answer = dyn Fn(&Seen) -> Vec<u8> + Send + Sync;
+
+/// A server with a thread for each connection, which lives as long as the test process.
+struct Server {
+    url: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Server {
+    fn start(answer: impl Fn(&Seen) -> Vec<u8> + Send + Sync + 'static) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let answer: Arc<Answer> = Arc::new(answer);
+        let (seen_by_threads, counter) = (Arc::clone(&seen), Arc::clone(&connections));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let (seen, answer) = (Arc::clone(&seen_by_threads), Arc::clone(&answer));
+                std::thread::spawn(move || serve(stream.unwrap(), &seen, &*answer));
+            }
+        });
+        Server { url, seen, connections }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+fn serve(stream: TcpStream, seen: &Mutex<Vec<Seen>>, answer: &Answer) {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if reader.read_until(b'\n', &mut head).unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let length = head.lines().find_map(|l| l.strip_prefix("Content-Length: ")).unwrap().parse().unwrap();
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        let request = (head.lines().next().unwrap().replace(" HTTP/1.1", ""), body);
+        seen.lock().unwrap().push(request.clone());
+        let bytes = answer(&request);
+        if bytes.is_empty() || reader.get_mut().write_all(&bytes).is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(status: &str, body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+fn no_content() -> Vec<u8> {
+    b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()
+}
+
+fn kvctl(endpoints: &str, args: &[&str]) -> (Result<(), Error>, String) {
+    let args = ["kvctl", "--endpoints", endpoints].into_iter().chain(args.iter().copied());
+    let mut out = Vec::new();
+    let result = kvctl::run(Cli::parse_from(args), &mut out);
+    (result, String::from_utf8(out).unwrap())
+}
+
+fn bench(endpoints: &str, args: &[&str]) -> (Result<(), Error>, serde_json::Value) {
+    let all = ["bench", "put", "--json", "--seconds", "0.5", "--warmup", "0.1"].iter().chain(args);
+    let (result, out) = kvctl(endpoints, &all.copied().collect::<Vec<_>>());
+    (result, serde_json::from_str(&out).unwrap())
+}
+
+/// A port at which nobody listens.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[test]
+fn put_and_get_send_one_request_each() {
+    let server = Server::start(|(line, _)| match line.starts_with("PUT") {
+        true => no_content(),
+        false => answer("200 OK", "a value"),
+    });
+    assert!(kvctl(&server.url, &["put", "a key", "a value"]).0.is_ok());
+    let (result, out) = kvctl(&server.url, &["get", "a key"]);
+    assert!(result.is_ok());
+    assert_eq!(out, "a value");
+    let wanted = [("PUT /a%20key".to_owned(), b"a value".to_vec()), ("GET /a%20key".to_owned(), Vec::new())];
+    assert_eq!(server.seen(), wanted);
+}
+
+#[test]
+fn a_refusal_is_told_with_its_reason() {
+    let server = Server::start(|_| answer("413 Content Too Large", "value too large"));
+    let error = kvctl(&server.url, &["put", "k", "v"]).0.unwrap_err();
+    assert_eq!(error.to_string(), format!("{} answered 413: value too large", server.url));
+}
+
+#[test]
+fn an_absent_key_is_an_error_of_its_own() {
+    let server = Server::start(|_| answer("404 Not Found", ""));
+    assert!(matches!(kvctl(&server.url, &["get", "k"]).0, Err(Error::NoSuchKey(key)) if key == "k"));
+}
+
+#[test]
+fn an_endpoint_that_is_down_is_passed_over() {
+    let server = Server::start(|_| no_content());
+    let endpoints = format!("{},{}", nobody(), server.url);
+    assert!(kvctl(&endpoints, &["put", "k", "v"]).0.is_ok());
+    assert!(matches!(kvctl(&nobody(), &["put", "k", "v"]).0, Err(Error::Connect { .. })));
+}
+
+#[test]
+fn a_request_without_an_answer_is_not_sent_again() {
+    let server = Server::start(|_| Vec::new());
+    let endpoints = format!("{0},{0}", server.url);
+    assert!(matches!(kvctl(&endpoints, &["put", "k", "v"]).0, Err(Error::NoAnswer { .. })));
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[test]
+fn status_names_the_leader_and_counts_who_is_not_ready() {
+    let leader = Server::start(|(line, _)| match line.as_str() {
+        "GET /readyz" => answer("200 OK", "ok"),
+        _ => answer("200 OK", "etcd_server_has_leader 1\netcd_server_is_leader 1\n"),
+    });
+    let waiting = Server::start(|_| answer("503 Service Unavailable", "no leader"));
+    let (result, out) = kvctl(&format!("{},{}", leader.url, waiting.url), &["status"]);
+    assert!(matches!(result, Err(Error::NotReady(1))));
+    assert_eq!(out, format!("{}  ready, leads\n{}  not ready: no leader\n", leader.url, waiting.url));
+}
+
+#[test]
+fn bench_counts_acknowledged_writes_on_one_connection_a_client() {
+    let server = Server::start(|_| no_content());
+    let (result, json) = bench(&server.url, &["--clients", "4", "--value-bytes", "10", "--keys", "5"]);
+    assert!(result.is_ok());
+    let acknowledged = json["acknowledged"].as_u64().unwrap();
+    let seen = server.seen();
+    // The warm-up is sent and not counted; of the rest, at most one request a client is answered after the end.
+    assert!(acknowledged > 0 && acknowledged < seen.len() as u64, "{acknowledged} of {}", seen.len());
+    assert_eq!(server.connections.load(Ordering::SeqCst), 4);
+    assert_eq!(json["errors"], serde_json::json!({}));
+    assert!(json["latency_us"]["p50"].as_u64() <= json["latency_us"]["max"].as_u64());
+    for (line, body) in seen {
+        let number: u32 = line.strip_prefix("PUT /bench-").unwrap().parse().unwrap();
+        assert!(number < 5 && body.len() == 10, "{line} {body:?}");
+    }
+}
+
+#[test]
+fn bench_spreads_its_clients_over_the_endpoints() {
+    let servers = [Server::start(|_| no_content()), Server::start(|_| no_content())];
+    let endpoints = format!("{},{}", servers[0].url, servers[1].url);
+    assert!(bench(&endpoints, &["--clients", "6"]).0.is_ok());
+    for server in servers {
+        assert_eq!(server.connections.load(Ordering::SeqCst), 3);
+    }
+}
+
+#[test]
+fn bench_counts_nothing_but_2xx() {
+    let turn = AtomicUsize::new(0);
+    let server = Server::start(move |_| match turn.fetch_add(1, Ordering::SeqCst) % 3 {
+        0 => no_content(),
+        1 => answer("429 Too Many Requests", "overloaded"),
+        _ => answer("503 Service Unavailable", "no leader"),
+    });
+    let (result, json) = bench(&server.url, &["--clients", "1"]);
+    assert!(result.is_ok());
+    let acknowledged = json["acknowledged"].as_u64().unwrap();
+    for status in ["429", "503"] {
+        let count = json["errors"][status].as_u64().unwrap();
+        assert!(count.abs_diff(acknowledged) <= 1, "{json}");
+    }
+}
+
+#[test]
+fn bench_without_a_single_acknowledgement_fails() {
+    let (result, json) = bench(&nobody(), &["--clients", "2"]);
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("cannot connect"), "{error}");
+    assert_eq!(json["acknowledged"], 0);
+}
+
+#[test]
+fn bench_opens_a_lost_connection_again() {
+    let turn = AtomicUsize::new(0);
+    let server = Server::start(move |_| match turn.fetch_add(1, Ordering::SeqCst) % 2 {
+        0 => no_content(),
+        _ => Vec::new(),
+    });
+    let (result, json) = bench(&server.url, &["--clients", "1"]);
+    assert!(result.is_ok());
+    assert!(json["acknowledged"].as_u64().unwrap() >= 1, "{json}");
+    assert!(server.connections.load(Ordering::SeqCst) >= 2);
+}
