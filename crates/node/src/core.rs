@@ -1,0 +1,549 @@
+//! The core: raft, the replicated state and everybody who waits for it. No clock, no disk, no network, no thread.
+//!
+//! What happens goes in through [`Core::turn`]; what is to be done comes out through [`Outside`], in order. The order
+//! itself is in `ready.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvd_raftpb::node::{Batch, Membership};
+use kvd_raftpb::{codec, validate};
+use kvd_wal::LogStorage;
+use prost::Message as _;
+use raft::eraftpb::{ConfChangeType, ConfState, Entry, EntryType, Message, MessageType, SnapshotMetadata};
+use raft::{RawNode, SnapshotStatus, StateRole, Storage};
+
+use crate::changes::{self, Changes};
+use crate::compaction::Compaction;
+use crate::config::Config;
+use crate::error::{Error, Fatal};
+use crate::handle::{Role, Status};
+use crate::inbox::{Arrivals, Done, Report};
+use crate::membership::{self, ChangeOutcome, Verdict};
+use crate::proposal::{Load, Tracker};
+use crate::read_index::Reads;
+use crate::ready::{Pipeline, Write};
+use crate::replicated::{Frozen, Replicated, Restored};
+use crate::session::Applied;
+use crate::shutdown::Phase;
+use crate::state_machine::StateMachine;
+
+/// A learner is promoted when its log ends at most this many entries before the leader's commit index.
+const CAUGHT_UP: u64 = 128;
+
+/// What the core wants done. The calls come in the order in which the effects must happen; none may block.
+pub(crate) trait Outside<S: StateMachine> {
+    /// Send messages to the members they name.
+    fn send(&mut self, messages: Vec<Message>);
+    /// Hand a group to the log's thread; answered by `Done::Written` with its `seq`, or by a failure that ends the
+    /// member.
+    fn write(&mut self, write: Write);
+    /// Write a snapshot file; answered by `Done::SnapshotSaved`.
+    fn save_snapshot(&mut self, metadata: SnapshotMetadata, state: Frozen<S::View>);
+    /// Read back the snapshot that a `MsgSnapshot` names, which the transport has stored; answered by
+    /// `Done::SnapshotLoaded` or `Done::SnapshotRejected`.
+    fn load_snapshot(&mut self, message: Message);
+    /// Remove snapshot files, and then log segments, that nobody needs: `newest` is (term, index) of the newest
+    /// snapshot on record.
+    fn discard_older(&mut self, newest: (u64, u64));
+    /// The member list changed.
+    fn members_changed(&mut self, membership: &Arc<Membership>);
+}
+
+/// How a member's life ended when nothing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It was told to stop.
+    Shutdown,
+    /// It was removed from the cluster.
+    Removed,
+}
+
+/// A snapshot that was read back and waits for raft to accept it.
+struct Loaded<R> {
+    term: u64,
+    index: u64,
+    restored: Restored<R>,
+}
+
+/// One member's raft and everything that its log decides.
+pub(crate) struct Core<S: StateMachine> {
+    pub(crate) config: Config,
+    pub(crate) raw: RawNode<LogStorage>,
+    pub(crate) state: Replicated<S>,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) compaction: Compaction,
+    pub(crate) reads: Reads,
+    pub(crate) tracker: Tracker,
+    pub(crate) changes: Changes,
+    /// Index of the last entry that `state` holds.
+    pub(crate) applied: u64,
+    /// raft's configuration as of `applied`.
+    conf_state: ConfState,
+    boot: u64,
+    pub(crate) now: Duration,
+    /// The (term, leader) that was last known; a change of it sends everything without an answer again.
+    leader: (u64, u64),
+    loading: bool,
+    loaded: Option<Loaded<S::Restored>>,
+    pub(crate) phase: Phase,
+    pub(crate) rejected_messages: u64,
+    pub(crate) installed_snapshots: u64,
+    pub(crate) leader_changes: u64,
+}
+
+/// What a core starts from.
+pub(crate) struct Beginning<S> {
+    pub(crate) storage: LogStorage,
+    pub(crate) snapshot: SnapshotMetadata,
+    pub(crate) state: Replicated<S>,
+    pub(crate) boot: u64,
+}
+
+impl<S: StateMachine> Core<S> {
+    pub(crate) fn new(config: Config, from: Beginning<S>, logger: &slog::Logger) -> Result<Self, Fatal> {
+        let (id, boot, snapshot) = (config.id, from.boot, from.snapshot);
+        let raw = RawNode::new(&config.raft(snapshot.index), from.storage, logger)?;
+        Ok(Self {
+            compaction: Compaction::new(config.snapshot_bytes, (snapshot.term, snapshot.index)),
+            reads: Reads::new(id, boot),
+            tracker: Tracker::new(id, boot),
+            changes: Changes::new(id, boot, config.limits.changes),
+            pipeline: Pipeline::default(),
+            state: from.state,
+            applied: snapshot.index,
+            conf_state: snapshot.get_conf_state().clone(),
+            boot,
+            now: Duration::ZERO,
+            leader: (0, 0),
+            loading: false,
+            loaded: None,
+            phase: Phase::Running,
+            rejected_messages: 0,
+            installed_snapshots: 0,
+            leader_changes: 0,
+            raw,
+            config,
+        })
+    }
+
+    /// Handles everything that has arrived, in the order in which the parts depend on one another, and then does what
+    /// can be done. `tick` is the time since start if a tick is due. `Some`: the member's life is over.
+    pub(crate) fn turn(
+        &mut self,
+        arrivals: Arrivals<Restored<S::Restored>>,
+        tick: Option<Duration>,
+        out: &mut impl Outside<S>,
+    ) -> Result<Option<Exit>, Fatal> {
+        for done in arrivals.done {
+            self.done(done, out)?;
+        }
+        for report in arrivals.reports {
+            self.report(report);
+        }
+        for (from, message) in arrivals.messages {
+            self.step(from, message, out);
+        }
+        for change in arrivals.changes {
+            self.changes.push(change, self.now);
+        }
+        for read in arrivals.reads {
+            self.reads.push(read, self.now);
+        }
+        for proposal in arrivals.proposals {
+            self.tracker.push(proposal, self.now);
+        }
+        if let Some(now) = tick {
+            self.tick(now);
+        }
+        if arrivals.shutdown {
+            self.begin_shutdown();
+        }
+        self.propose_change();
+        self.drain(out)?;
+        if self.advance_shutdown() {
+            self.drain(out)?;
+        }
+        Ok(match self.phase {
+            Phase::Over(exit) => Some(exit),
+            _ => None,
+        })
+    }
+
+    /// What the bounds of the inbox are to count as in flight here.
+    pub(crate) fn load(&self) -> (Load, usize) {
+        (self.tracker.load(), self.reads.waiting())
+    }
+
+    fn done(&mut self, done: Done<Restored<S::Restored>>, out: &mut impl Outside<S>) -> Result<(), Fatal> {
+        match done {
+            Done::Written(seq) => self.written(seq, out),
+            Done::SnapshotSaved { metadata, bytes } => {
+                self.compaction.saved(bytes);
+                self.record_snapshot(*metadata, out);
+            }
+            Done::SnapshotLoaded { message, restored } => self.step_snapshot(*message, restored, out)?,
+            Done::SnapshotRejected => self.loading = false,
+            Done::Failed(fatal) => return Err(fatal),
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::Unreachable(id) => self.raw.report_unreachable(id),
+            Report::Snapshot { to, received: true } => self.raw.report_snapshot(to, SnapshotStatus::Finish),
+            Report::Snapshot { to, received: false } => self.raw.report_snapshot(to, SnapshotStatus::Failure),
+            Report::Removed => self.phase = Phase::Over(Exit::Removed),
+        }
+    }
+
+    fn tick(&mut self, now: Duration) {
+        self.now = now;
+        // raft asserts that a log is persisted to its end when its owner becomes leader. A sole voter would elect
+        // itself in one step, so it waits for its disk; with others their votes come after it anyway.
+        let alone = self.conf_state.voters == [self.config.id] && self.conf_state.voters_outgoing.is_empty();
+        if self.is_leader() || !alone || self.pipeline.is_idle() {
+            self.raw.tick();
+        }
+        self.tracker.expire(now);
+        self.reads.expire(now);
+        self.changes.expire(now);
+        if self.is_leader() {
+            self.promote_learner();
+        } else {
+            self.tracker.retry_if_due(now);
+        }
+    }
+
+    fn step(&mut self, from: u64, mut message: Message, out: &mut impl Outside<S>) {
+        let rules = validate::Rules::of(&self.raw.raft, from);
+        if let Err(invalid) = validate::message(&mut message, &rules) {
+            self.rejected_messages += 1;
+            tracing::warn!(%invalid, "message of a peer");
+            return;
+        }
+        match message.get_msg_type() {
+            MessageType::MsgSnapshot => {
+                // One at a time; the leader sends another if it still has to.
+                if !self.loading && self.loaded.is_none() {
+                    self.loading = true;
+                    out.load_snapshot(message);
+                }
+            }
+            MessageType::MsgPropose if !self.may_be_proposed(&message) => {
+                self.rejected_messages += 1;
+            }
+            _ => self.step_raft(message),
+        }
+    }
+
+    fn step_raft(&mut self, message: Message) {
+        let (kind, from) = (message.get_msg_type(), message.from);
+        if let Err(error) = self.raw.step(message) {
+            // A dropped proposal is sent again by its proposer, a response of somebody removed does not matter.
+            tracing::debug!(?kind, from, %error, "raft dropped a message");
+        }
+    }
+
+    /// Looks into a forwarded proposal: its commands must be readable, for they will be applied by everybody; and the
+    /// removal of the leader itself waits until another member leads.
+    fn may_be_proposed(&mut self, message: &Message) -> bool {
+        for entry in message.entries.iter() {
+            let readable = match entry.get_entry_type() {
+                EntryType::EntryNormal => Batch::decode(entry.data.clone()).is_ok(),
+                kind => match codec::decode_conf_change(kind, &entry.data) {
+                    Ok(change) => match changes::read(&change, &entry.context) {
+                        Some(proposed) if self.leader_must_go_first(proposed.kind, proposed.subject.id) => {
+                            return false;
+                        }
+                        proposed => proposed.is_some(),
+                    },
+                    Err(_) => false,
+                },
+            };
+            if !readable {
+                tracing::warn!(from = message.from, "a forwarded proposal cannot be read and is refused");
+                return false;
+            }
+        }
+        true
+    }
+
+    fn step_snapshot(
+        &mut self,
+        message: Message,
+        restored: Restored<S::Restored>,
+        out: &mut impl Outside<S>,
+    ) -> Result<(), Fatal> {
+        self.loading = false;
+        let (term, index) =
+            (message.get_snapshot().get_metadata().term, message.get_snapshot().get_metadata().index);
+        self.loaded = Some(Loaded { term, index, restored });
+        self.step_raft(message);
+        self.drain(out)?;
+        // raft may have found it outdated.
+        self.loaded = None;
+        Ok(())
+    }
+
+    /// raft accepted the leader's snapshot: the same one takes the place of the state.
+    pub(crate) fn install(
+        &mut self,
+        metadata: SnapshotMetadata,
+        out: &mut impl Outside<S>,
+    ) -> Result<(), Fatal> {
+        let (term, index) = (metadata.term, metadata.index);
+        let Some(loaded) = self.loaded.take().filter(|loaded| (loaded.term, loaded.index) == (term, index))
+        else {
+            let source = std::io::Error::other("raft installs it, but it was not read");
+            return Err(Fatal::Restore { term, index, source });
+        };
+        tracing::info!(term, index, "installing the leader's snapshot");
+        self.state.install(loaded.restored);
+        self.applied = index;
+        self.conf_state = metadata.get_conf_state().clone();
+        self.installed_snapshots += 1;
+        self.compaction.installed(term, index);
+        let storage = self.raw.mut_store();
+        storage.install(metadata);
+        self.members_changed(out);
+        // Commands whose entries the snapshot covers were applied by others; their results came along.
+        for counter in self.tracker.open_counters() {
+            if let Some(applied) = self.state.sessions.result(self.config.id, self.boot, counter) {
+                self.tracker.resolve(counter, applied, self.now);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn apply(&mut self, entry: Entry, out: &mut impl Outside<S>) -> Result<(), Fatal> {
+        let unreadable = |index, cause: String| Fatal::Entry { index, cause };
+        self.applied = entry.index;
+        self.compaction.grow(codec::entry_len(&entry) as u64);
+        match entry.get_entry_type() {
+            // A new leader's, or a membership change that raft refused.
+            EntryType::EntryNormal if entry.data.is_empty() => {}
+            EntryType::EntryNormal => {
+                let batch = Batch::decode(entry.data).map_err(|e| unreadable(entry.index, e.to_string()))?;
+                let ours = (batch.member, batch.boot) == (self.config.id, self.boot);
+                let (tracker, now) = (&mut self.tracker, self.now);
+                self.state.apply(batch, entry.index, |counter, applied: &Applied| {
+                    if ours {
+                        tracker.resolve(counter, applied, now);
+                    }
+                });
+            }
+            kind => {
+                let change = codec::decode_conf_change(kind, &entry.data)
+                    .map_err(|e| unreadable(entry.index, e.to_string()))?;
+                if change.changes.is_empty() {
+                    self.conf_state = self.raw.apply_conf_change(&change)?;
+                    return Ok(());
+                }
+                let proposed = changes::read(&change, &entry.context).ok_or_else(|| {
+                    unreadable(entry.index, "a membership change without its member".into())
+                })?;
+                let verdict = membership::judge(&self.state.membership, proposed.kind, &proposed.subject);
+                let outcome = match verdict {
+                    Verdict::Change => {
+                        self.conf_state = self.raw.apply_conf_change(&change)?;
+                        self.carry_out(proposed.kind, proposed.subject, out);
+                        Ok(ChangeOutcome::Applied { index: entry.index })
+                    }
+                    Verdict::AlreadySo => Ok(ChangeOutcome::AlreadySo),
+                    Verdict::Refuse(refusal) => Err(Error::Refused(refusal)),
+                };
+                self.changes.resolve(&proposed.change, outcome);
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(
+        &mut self,
+        kind: ConfChangeType,
+        subject: kvd_raftpb::node::Member,
+        out: &mut impl Outside<S>,
+    ) {
+        let id = subject.id;
+        tracing::info!(member = id, change = ?kind, index = self.applied, "membership changed");
+        membership::carry_out(Arc::make_mut(&mut self.state.membership), kind, subject);
+        if kind == ConfChangeType::RemoveNode {
+            self.state.sessions.forget(id);
+            if id == self.config.id {
+                self.phase = Phase::Over(Exit::Removed);
+            }
+        }
+        self.members_changed(out);
+    }
+
+    fn members_changed(&self, out: &mut impl Outside<S>) {
+        out.members_changed(&self.state.membership);
+    }
+
+    /// Proposes commands, those that arrived together as one entry. A leader waits until nothing is being written:
+    /// what arrives meanwhile shares the next entry and its sync.
+    pub(crate) fn propose_what_waits(&mut self) {
+        while self.tracker.has_unproposed()
+            && self.raw.raft.leader_id != raft::INVALID_ID
+            && (!self.is_leader() || self.pipeline.is_idle())
+        {
+            let Some((data, mark)) = self.tracker.next_batch() else { break };
+            if self.raw.propose(Vec::new(), data).is_err() {
+                break;
+            }
+            self.tracker.proposed(mark, self.now);
+            if self.is_leader() {
+                break;
+            }
+        }
+    }
+
+    pub(crate) fn ask_for_read_index(&mut self) {
+        // raft drops a request without a word unless a leader is known, and unless that leader has committed an entry
+        // of its own term. Of the second we know only when we lead ourselves.
+        let askable = self.raw.raft.leader_id != raft::INVALID_ID
+            && (!self.is_leader() || self.raw.raft.commit_to_current_term());
+        if let Some(context) = self.reads.next_round(askable, self.now) {
+            self.raw.read_index(context);
+        }
+    }
+
+    fn propose_change(&mut self) {
+        let busy = self.is_leader() && self.raw.raft.has_pending_conf();
+        if self.raw.raft.leader_id == raft::INVALID_ID || busy {
+            return;
+        }
+        let Some(due) = self.changes.due(self.now) else { return };
+        if self.leader_must_go_first(due.kind, due.subject) {
+            return;
+        }
+        if self.raw.propose_conf_change(due.context, due.change).is_ok() {
+            self.changes.proposed();
+        }
+    }
+
+    /// A leader that is to be removed hands over first, and the change is proposed again to its successor: a leader
+    /// outside the configuration would go on sending heartbeats.
+    fn leader_must_go_first(&mut self, kind: ConfChangeType, subject: u64) -> bool {
+        let must = kind == ConfChangeType::RemoveNode && subject == self.config.id && self.is_leader();
+        must && self.hand_over()
+    }
+
+    /// Transfers leadership to the voter with the longest log. `false` if there is no other voter.
+    pub(crate) fn hand_over(&mut self) -> bool {
+        let id = self.config.id;
+        let progress = self.raw.raft.prs();
+        let best = progress
+            .iter()
+            .filter(|(peer, _)| **peer != id && progress.conf().voters().contains(**peer))
+            .max_by_key(|(peer, progress)| (progress.recent_active, progress.matched, **peer))
+            .map(|(peer, _)| *peer);
+        if let Some(peer) = best {
+            tracing::info!(to = peer, "handing leadership over");
+            self.raw.transfer_leader(peer);
+        }
+        best.is_some()
+    }
+
+    fn promote_learner(&mut self) {
+        let commit = self.raw.raft.raft_log.committed;
+        let caught_up = |id: u64| {
+            self.raw.raft.prs().get(id).is_some_and(|progress| {
+                progress.recent_active
+                    && progress.state == raft::ProgressState::Replicate
+                    && progress.matched + CAUGHT_UP >= commit
+            })
+        };
+        let learner =
+            self.state.membership.members.iter().find(|member| member.learner && caught_up(member.id));
+        if let Some(id) = learner.map(|member| member.id) {
+            self.changes.promote(id, self.now);
+        }
+    }
+
+    pub(crate) fn note_leader(&mut self) {
+        let raft = &self.raw.raft;
+        let leader = (raft.term, raft.leader_id);
+        if leader == self.leader {
+            return;
+        }
+        self.leader = leader;
+        // Whatever was on its way to the last leader may be lost.
+        self.reads.abandon_round();
+        if raft.leader_id != raft::INVALID_ID {
+            self.leader_changes += 1;
+            tracing::info!(term = leader.0, leader = leader.1, "the leader is");
+            self.tracker.propose_again();
+            self.changes.propose_again();
+        }
+    }
+
+    pub(crate) fn snapshot_if_due(&mut self, out: &mut impl Outside<S>) -> Result<(), Fatal> {
+        if let Some(index) = self.raw.store().take_snapshot_request() {
+            self.compaction.ask_for(index);
+        }
+        // A learner that is not promoted yet is in the configuration all the same; an empty one is a joiner's.
+        if self.conf_state.voters.is_empty() || !self.compaction.is_due(self.applied) {
+            return Ok(());
+        }
+        self.compaction.begin();
+        let mut metadata = SnapshotMetadata::default();
+        metadata.index = self.applied;
+        metadata.term = self.raw.store().term(self.applied)?;
+        metadata.set_conf_state(self.conf_state.clone());
+        tracing::info!(term = metadata.term, index = metadata.index, "taking a snapshot");
+        let state = self.state.freeze();
+        out.save_snapshot(metadata, state);
+        Ok(())
+    }
+
+    /// A snapshot of our own is on record: the log may be cut behind it, but for what lagging followers may need.
+    pub(crate) fn compact(&mut self, metadata: SnapshotMetadata, out: &mut impl Outside<S>) {
+        let (term, index) = (metadata.term, metadata.index);
+        self.compaction.recorded(term, index);
+        // The leader's may have overtaken ours.
+        if self.compaction.newest() == (term, index) {
+            let keep = self.config.catch_up_bytes;
+            let storage = self.raw.mut_store();
+            storage.set_snapshot(metadata);
+            storage.compact_keeping(index, keep);
+        }
+        out.discard_older(self.compaction.newest());
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    /// What the member looks like from outside.
+    pub(crate) fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let id = self.config.id;
+        Status {
+            id,
+            cluster_id: self.state.membership.cluster_id,
+            role: match raft.state {
+                StateRole::Leader => Role::Leader,
+                StateRole::Follower if self.conf_state.learners.contains(&id) => Role::Learner,
+                StateRole::Follower => Role::Follower,
+                StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            },
+            leader: Some(raft.leader_id).filter(|leader| *leader != raft::INVALID_ID),
+            term: raft.term,
+            commit: raft.raft_log.committed,
+            applied: self.applied,
+            snapshot: self.compaction.newest().1,
+            is_member: self.state.membership.members.iter().any(|member| member.id == id),
+        }
+    }
+
+    /// Ends every wait. The log's thread has failed, or the member stops.
+    pub(crate) fn fail_all(&mut self, never: &Error, reason: &'static str) {
+        let maybe = Error::Unknown { reason };
+        self.tracker.fail_all(never.clone(), maybe.clone());
+        self.changes.fail_all(never, &maybe);
+        self.reads.fail_all(never);
+    }
+}

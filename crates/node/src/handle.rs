@@ -1,0 +1,209 @@
+//! The handle: how everybody else talks to the loop.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_channel::oneshot;
+use kvd_raftpb::node::Membership;
+use kvd_raftpb::peers::PeerHandler;
+use raft::eraftpb::Message;
+
+use crate::error::Error;
+use crate::inbox::{Change, Inbox, Report};
+use crate::membership::{self, ChangeOutcome, MembershipChange};
+use crate::proposal::Proposal;
+use crate::read_index::Read;
+use crate::session::Applied;
+
+/// What a member is to the cluster at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// It orders the log.
+    Leader,
+    /// It votes and follows.
+    #[default]
+    Follower,
+    /// It asks for votes.
+    Candidate,
+    /// It follows without a vote, until it has caught up.
+    Learner,
+}
+
+/// A member as of the end of the loop's last turn.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Status {
+    /// This member's id.
+    pub id: u64,
+    /// The cluster's id; 0 for a joiner that has no state yet.
+    pub cluster_id: u64,
+    /// This member's role.
+    pub role: Role,
+    /// The leader's id, while one is known.
+    pub leader: Option<u64>,
+    /// The term.
+    pub term: u64,
+    /// The index up to which the log is known to be committed.
+    pub commit: u64,
+    /// The index up to which the state machine has applied the log.
+    pub applied: u64,
+    /// The index of the newest snapshot.
+    pub snapshot: u64,
+    /// Whether the member list as of `applied` contains this member.
+    pub is_member: bool,
+}
+
+/// What the loop shows to its handles.
+#[derive(Default)]
+pub(crate) struct Shown {
+    pub(crate) status: Status,
+    pub(crate) membership: Arc<Membership>,
+}
+
+/// The queues without the type of what a snapshot restores to, so that handles have no type parameter.
+pub(crate) trait Requests: Send + Sync {
+    fn propose(&self, proposal: Proposal) -> Result<(), Error>;
+    fn read(&self, read: Read) -> Result<(), Error>;
+    fn change(&self, change: Change) -> Result<(), Error>;
+    fn deliver(&self, from: u64, message: Message);
+    fn report(&self, report: Report);
+    fn shut_down(&self);
+}
+
+impl<R: Send> Requests for Inbox<R> {
+    fn propose(&self, proposal: Proposal) -> Result<(), Error> {
+        Inbox::propose(self, proposal)
+    }
+    fn read(&self, read: Read) -> Result<(), Error> {
+        Inbox::read(self, read)
+    }
+    fn change(&self, change: Change) -> Result<(), Error> {
+        Inbox::change(self, change)
+    }
+    fn deliver(&self, from: u64, message: Message) {
+        Inbox::deliver(self, from, message);
+    }
+    fn report(&self, report: Report) {
+        Inbox::report(self, report);
+    }
+    fn shut_down(&self) {
+        Inbox::shut_down(self);
+    }
+}
+
+/// Talks to a running node. Cheap to clone; every method may be called from any thread, and none blocks.
+///
+/// Each request gets exactly one answer: its result, or the [`Error`] that says what is known. Dropping a future gives
+/// up the answer, not the request.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) requests: Arc<dyn Requests>,
+    pub(crate) shown: Arc<Mutex<Shown>>,
+}
+
+impl Handle {
+    /// Proposes a command, and waits until it has been committed and applied here.
+    ///
+    /// `payload` is the state machine's command, at most [`crate::Limits::command_bytes`] long. While there is no
+    /// leader it waits for one, up to `timeout`. It is applied at most once, however often it has to be sent again.
+    ///
+    /// # Errors
+    /// See [`Error`]; only after [`Error::Unknown`] may the command still be applied.
+    pub fn propose(
+        &self,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Applied, Error>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.propose(Proposal { payload, timeout, reply });
+        let gone = Error::Unknown { reason: "the member stopped" };
+        async move {
+            match sent {
+                Ok(()) => answer.await.unwrap_or(Err(gone)),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    /// Waits until this member has applied everything that was committed anywhere when the call was made. A read of
+    /// the state after that is linearizable. Resolves to the applied index.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`] if no leader confirmed it within `timeout`; [`Error::Overloaded`]; [`Error::Stopped`] and
+    /// [`Error::Removed`].
+    pub fn read_index(&self, timeout: Duration) -> impl Future<Output = Result<u64, Error>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.read(Read { timeout, reply });
+        async move {
+            match sent {
+                Ok(()) => answer.await.unwrap_or(Err(Error::Stopped)),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    /// Changes the membership, and waits until the change is part of the configuration here. Any member may be asked.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason, and those of [`Handle::propose`].
+    pub fn change_membership(
+        &self,
+        change: MembershipChange,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<ChangeOutcome, Error>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        let sent = membership::check(&change)
+            .map_err(Error::Refused)
+            .and_then(|()| self.requests.change(Change { change, timeout, reply }));
+        let gone = Error::Unknown { reason: "the member stopped" };
+        async move {
+            match sent {
+                Ok(()) => answer.await.unwrap_or(Err(gone)),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    /// The member as of the end of the loop's last turn.
+    pub fn status(&self) -> Status {
+        self.shown().status.clone()
+    }
+
+    /// The member list as of the applied index. Empty for a joiner that has no state yet.
+    pub fn membership(&self) -> Arc<Membership> {
+        self.shown().membership.clone()
+    }
+
+    /// Stops the member: refuses new requests, finishes those in flight, hands leadership over, closes the log.
+    /// Returns at once; the end is the end of [`crate::Node::run`].
+    pub fn shutdown(&self) {
+        self.requests.shut_down();
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PeerHandler for Handle {
+    fn deliver(&self, from: u64, message: Message) {
+        self.requests.deliver(from, message);
+    }
+
+    fn report_unreachable(&self, id: u64) {
+        self.requests.report(Report::Unreachable(id));
+    }
+
+    fn report_snapshot(&self, id: u64, received: bool) {
+        self.requests.report(Report::Snapshot { to: id, received });
+    }
+
+    fn removed(&self) {
+        self.requests.report(Report::Removed);
+    }
+
+    fn membership(&self) -> Option<Membership> {
+        Some((*Handle::membership(self)).clone()).filter(|list| !list.members.is_empty())
+    }
+}

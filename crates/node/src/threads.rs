@@ -1,0 +1,260 @@
+//! What blocks, on threads of its own: the log, and snapshot files.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use kvd_raftpb::peers::Peers;
+use kvd_snap::Snapshotter;
+use kvd_wal::{SnapshotRecord, Wal};
+use raft::eraftpb::{Message, SnapshotMetadata};
+
+use crate::core::Outside;
+use crate::error::Fatal;
+use crate::handle::Shown;
+use crate::inbox::{Done, Inbox};
+use crate::metrics::Metrics;
+use crate::ready::Write;
+use crate::replicated::{self, Frozen, Restored};
+use crate::state_machine::StateMachine;
+
+/// How many snapshots stay on disk: the newest, and one to fall back to.
+const SNAPSHOTS_KEPT: usize = 2;
+
+enum Job {
+    Write(Write),
+    /// Segments whose entries all lie below this index may go.
+    Release(u64),
+    /// Write what is left, say that this is the end, and close.
+    Close(Option<raft::eraftpb::HardState>),
+}
+
+/// The queue of the log's thread. It needs no bound of its own: a leader proposes when it is empty, and a follower's
+/// raft takes no more than the leader's window of messages in flight.
+#[derive(Clone)]
+struct Jobs(mpsc::Sender<Job>);
+
+impl Jobs {
+    fn put(&self, job: Job) {
+        // The thread ends before its queue only after it has told the loop of a failure.
+        let _ = self.0.send(job);
+    }
+}
+
+type Mail<S> = Arc<Inbox<Restored<<S as StateMachine>::Restored>>>;
+
+/// The real outside: threads for what blocks, and the peers.
+pub(crate) struct Threads<S: StateMachine> {
+    inbox: Mail<S>,
+    peers: Arc<dyn Peers>,
+    shown: Arc<std::sync::Mutex<Shown>>,
+    snapshotter: Snapshotter,
+    metrics: Metrics,
+    jobs: Jobs,
+    log: JoinHandle<()>,
+    /// One for each file operation that is under way.
+    helpers: BTreeMap<&'static str, JoinHandle<()>>,
+}
+
+impl<S: StateMachine> Threads<S> {
+    pub(crate) fn start(
+        wal: Wal,
+        snapshotter: Snapshotter,
+        inbox: Mail<S>,
+        peers: Arc<dyn Peers>,
+        shown: Arc<std::sync::Mutex<Shown>>,
+        metrics: Metrics,
+    ) -> Result<Self, Fatal> {
+        let (sender, receiver) = mpsc::channel();
+        let log = {
+            let (inbox, metrics) = (inbox.clone(), metrics.clone());
+            spawn("kvd-wal", move || {
+                if let Err(error) = log_thread(wal, &receiver, &inbox, &metrics) {
+                    inbox.done(Done::Failed(error.into()));
+                }
+            })?
+        };
+        let jobs = Jobs(sender);
+        Ok(Self { inbox, peers, shown, snapshotter, metrics, jobs, log, helpers: BTreeMap::new() })
+    }
+
+    /// Closes the log and joins every thread. What was handed over before is on disk when this returns, or the error
+    /// is what the log's thread reported.
+    pub(crate) fn stop(self, hard_state: Option<raft::eraftpb::HardState>) -> Result<(), Fatal> {
+        self.jobs.put(Job::Close(hard_state));
+        drop(self.jobs);
+        for (name, helper) in self.helpers {
+            helper.join().map_err(|_| Fatal::Panicked(name))?;
+        }
+        self.log.join().map_err(|_| Fatal::Panicked("kvd-wal"))?;
+        // The loop is over; whatever was said since then is here.
+        let (left, _) = self.inbox.take(Default::default(), 0);
+        for done in left.done {
+            if let Done::Failed(fatal) = done {
+                return Err(fatal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `work` on a thread of its own. There is one of each name at a time: the last one is joined first, which
+    /// does not block, for its end was reported.
+    fn help(&mut self, name: &'static str, work: impl FnOnce() -> Result<(), Fatal> + Send + 'static) {
+        if let Some(last) = self.helpers.remove(name)
+            && last.join().is_err()
+        {
+            self.inbox.done(Done::Failed(Fatal::Panicked(name)));
+        }
+        let inbox = self.inbox.clone();
+        let run = move || {
+            if let Err(fatal) = work() {
+                inbox.done(Done::Failed(fatal));
+            }
+        };
+        match spawn(name, run) {
+            Ok(handle) => {
+                self.helpers.insert(name, handle);
+            }
+            Err(fatal) => self.inbox.done(Done::Failed(fatal)),
+        }
+    }
+}
+
+fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fatal> {
+    let spawned = thread::Builder::new().name(name.into()).spawn(work);
+    spawned.map_err(|source| Fatal::File { path: format!("thread {name}").into(), source })
+}
+
+impl<S: StateMachine> Outside<S> for Threads<S> {
+    fn send(&mut self, messages: Vec<Message>) {
+        self.peers.send(messages);
+    }
+
+    fn write(&mut self, write: Write) {
+        self.jobs.put(Job::Write(write));
+    }
+
+    fn save_snapshot(&mut self, metadata: SnapshotMetadata, state: Frozen<S::View>) {
+        let (snapshotter, inbox, metrics) =
+            (self.snapshotter.clone(), self.inbox.clone(), self.metrics.clone());
+        self.help("kvd-snap-save", move || {
+            let begun = Instant::now();
+            let mut state = Some(state);
+            let bytes = snapshotter.save(&metadata, &mut |out| match state.take() {
+                Some(state) => state.write(out),
+                None => Err(std::io::Error::other("a frozen state is written once")),
+            })?;
+            metrics.snapshot_save_seconds.observe(begun.elapsed().as_secs_f64());
+            inbox.done(Done::SnapshotSaved { metadata: Box::new(metadata), bytes });
+            Ok(())
+        });
+    }
+
+    fn load_snapshot(&mut self, message: Message) {
+        let (snapshotter, inbox) = (self.snapshotter.clone(), self.inbox.clone());
+        self.help("kvd-snap-load", move || {
+            let metadata = message.get_snapshot().get_metadata();
+            match load::<S>(&snapshotter, metadata.term, metadata.index) {
+                Ok(restored) => inbox.done(Done::SnapshotLoaded { message: Box::new(message), restored }),
+                Err(error) => {
+                    // Nothing of it is in use yet, and the leader sends another.
+                    tracing::warn!(%error, "a received snapshot cannot be read");
+                    inbox.done(Done::SnapshotRejected);
+                }
+            }
+            Ok(())
+        });
+    }
+
+    fn discard_older(&mut self, newest: (u64, u64)) {
+        let (snapshotter, jobs) = (self.snapshotter.clone(), self.jobs.clone());
+        self.help("kvd-discard", move || {
+            let left = snapshotter.retain_up_to(SNAPSHOTS_KEPT, newest)?;
+            if let Some((_, oldest)) = left.first() {
+                jobs.put(Job::Release(oldest + 1));
+            }
+            Ok(())
+        });
+    }
+
+    fn members_changed(&mut self, membership: &Arc<kvd_raftpb::node::Membership>) {
+        self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner).membership = membership.clone();
+        self.peers.update(membership);
+    }
+}
+
+/// Reads a stored snapshot back.
+pub(crate) fn load<S: StateMachine>(
+    snapshotter: &Snapshotter,
+    term: u64,
+    index: u64,
+) -> Result<Restored<S::Restored>, Fatal> {
+    let mut reader = snapshotter.read(term, index)?;
+    let restored =
+        replicated::restore::<S>(&mut reader).map_err(|source| Fatal::Restore { term, index, source })?;
+    // The checksum of the whole file stands behind the last byte.
+    let trailing = reader.read(&mut [0]).map_err(|source| Fatal::Restore { term, index, source })?;
+    if trailing != 0 {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "bytes behind the state's end");
+        return Err(Fatal::Restore { term, index, source });
+    }
+    Ok(restored)
+}
+
+/// Writes what the loop hands over: everything that waits goes out in one group, with one sync.
+fn log_thread<R: Send>(
+    mut wal: Wal,
+    jobs: &mpsc::Receiver<Job>,
+    inbox: &Inbox<R>,
+    metrics: &Metrics,
+) -> Result<(), kvd_wal::Error> {
+    let mut group: Vec<Write> = Vec::new();
+    while let Ok(job) = jobs.recv() {
+        let mut next = Some(job);
+        while let Some(job) = next.take() {
+            match job {
+                Job::Write(write) => {
+                    group.push(write);
+                    next = jobs.try_recv().ok();
+                }
+                Job::Release(index) => {
+                    flush(&mut wal, &mut group, inbox, metrics)?;
+                    wal.release_to(index)?;
+                }
+                Job::Close(hard_state) => {
+                    flush(&mut wal, &mut group, inbox, metrics)?;
+                    wal.save(&[], hard_state.as_ref(), false)?;
+                    return wal.close();
+                }
+            }
+        }
+        flush(&mut wal, &mut group, inbox, metrics)?;
+    }
+    Ok(())
+}
+
+fn flush<R: Send>(
+    wal: &mut Wal,
+    group: &mut Vec<Write>,
+    inbox: &Inbox<R>,
+    metrics: &Metrics,
+) -> Result<(), kvd_wal::Error> {
+    let Some(seq) = group.last().map(|write| write.seq) else { return Ok(()) };
+    let (begun, before) = (Instant::now(), wal.log_bytes());
+    let saves: Vec<kvd_wal::Save<'_>> = group
+        .iter()
+        .map(|write| kvd_wal::Save {
+            snapshot: write.snapshot.as_ref().map(|s| SnapshotRecord { index: s.index, term: s.term }),
+            entries: &write.entries,
+            hard_state: write.hard_state.as_ref(),
+        })
+        .collect();
+    wal.save_group(&saves)?;
+    metrics.wal_fsync_seconds.observe(begun.elapsed().as_secs_f64());
+    metrics.wal_write_bytes.inc_by(wal.log_bytes() - before);
+    group.clear();
+    inbox.done(Done::Written(seq));
+    Ok(())
+}
