@@ -8,11 +8,7 @@ fn generated_code_is_current() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = tempfile::tempdir().unwrap();
     let files = protox::compile(["raft.proto", "node.proto"], [root.join("proto")]).unwrap();
-    prost_build::Config::new()
-        .bytes(["."])
-        .out_dir(out.path())
-        .compile_fds(files)
-        .unwrap();
+    prost_build::Config::new().bytes(["."]).out_dir(out.path()).compile_fds(files).unwrap();
     for name in ["kvd.raft.rs", "kvd.node.rs"] {
         let fresh = std::fs::read_to_string(out.path().join(name)).unwrap();
         let path = root.join("src/generated").join(name);
