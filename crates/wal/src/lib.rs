@@ -1,1 +1,61 @@
-//! wal
+//! A write-ahead log for the `raft` crate.
+//!
+//! # Contract
+//! - What [`Wal::save`] acknowledged is returned by every later [`Wal::open`], byte for byte, in order, without a gap;
+//!   terms and votes never go back. What was not acknowledged may be returned too, but only as a prefix of what was
+//!   saved.
+//! - One save is one durable write. The first write or sync that fails stops the log: every later call returns
+//!   [`Error::Stopped`], and nothing is tried again.
+//! - A torn last write is cut and reported ([`TornTail`]); damage to anything that is known to have been durable is
+//!   [`Error::Corrupt`], and never cut. [`damage`] holds the decision table and the disk that it assumes.
+//!
+//! # Order of calls
+//! ```text
+//! create | open -> save* -> save_snapshot (after the snapshot's file is durable) -> release_to -> ... -> close
+//! ```
+//! A log is opened *at a snapshot* that it recorded and committed ([`Wal::recorded_snapshots`]); the default
+//! [`SnapshotRecord`] stands for the beginning.
+//!
+//! The format is drawn in the `format` module and specified in `docs/wal-format.md`. [`LogStorage`] is the log in
+//! memory, as raft reads it.
+//!
+//! ```
+//! use kvd_vfs::MemDisk;
+//! use kvd_wal::{Options, SnapshotRecord, Wal};
+//! use raft::eraftpb::Entry;
+//!
+//! # fn main() -> kvd_wal::Result<()> {
+//! let disk = MemDisk::new().disk();
+//! let dir = std::path::Path::new("/member/wal");
+//! let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+//! let mut wal = Wal::create(disk.clone(), dir, b"cluster 7, member 1", None, options.clone())?;
+//! let mut entry = Entry::default();
+//! (entry.index, entry.term) = (1, 1);
+//! wal.save(&[entry], None, true)?;
+//! wal.close()?;
+//!
+//! let (_wal, replay) = Wal::open(disk, dir, SnapshotRecord::default(), options)?;
+//! assert_eq!(replay.entries.len(), 1);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod damage;
+mod encoder;
+mod error;
+mod format;
+mod names;
+mod prepare;
+mod reader;
+mod record;
+mod recover;
+mod repair;
+mod storage;
+mod wal;
+
+pub use error::{Error, Result};
+pub use record::SnapshotRecord;
+pub use recover::{Replay, Report, recorded_snapshots, verify};
+pub use repair::TornTail;
+pub use storage::LogStorage;
+pub use wal::{Options, Save, Wal};
