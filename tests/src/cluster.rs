@@ -6,8 +6,8 @@ use tempfile::TempDir;
 
 use crate::{Member, PATIENCE, wait_until};
 
-/// Flags of every member: elections in fractions of a second, on a busy machine too.
-const FAST: [&str; 4] = ["--tick-ms", "50", "--election-ticks", "10"];
+/// Flags of every member, unless the test gives others: elections in a second, on a busy machine too.
+const FAST: [[&str; 2]; 2] = [["--tick-ms", "50"], ["--election-ticks", "10"]];
 
 /// A cluster of processes. Dropping it ends them all; a test that failed gets the end of their logs.
 #[derive(Debug)]
@@ -41,7 +41,8 @@ impl Cluster {
         let directory = TempDir::with_prefix("kvd-test-").expect("a temporary directory");
         let mut members: Vec<Member> = (1..=size).map(|id| Member::new(id, directory.path())).collect();
         let urls: Vec<String> = members.iter().map(Member::peer_url).collect();
-        let extra: Vec<String> = FAST.iter().chain(extra).map(|s| (*s).to_owned()).collect();
+        let unless_given = FAST.iter().filter(|[flag, _]| !extra.contains(flag)).flatten();
+        let extra: Vec<String> = unless_given.chain(extra).map(|s| (*s).to_owned()).collect();
         for member in &mut members {
             let mut args = vec!["--cluster".to_owned(), urls.join(",")];
             args.extend(extra.iter().cloned());

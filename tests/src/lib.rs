@@ -3,6 +3,7 @@
 //! - [`kvd`] is the binary under test, built once for each test process.
 //! - [`Cluster`] is a directory, a list of peer URLs and its [`Member`]s; a member is one process at a time.
 //! - [`http::Client`] is a blocking HTTP/1.1 client that never retries, so that a test knows what was acknowledged.
+//! - [`Writers`] are threads that write as fast as they can and remember what was acknowledged.
 //!
 //! What the harness guarantees: ports come from the kernel and stay reserved while a test lives ([`ports`]); nothing
 //! waits for a length of time, only for a condition and at most until a deadline ([`wait_until`]); a process that the
@@ -15,6 +16,7 @@
 mod binary;
 mod cluster;
 pub mod http;
+mod load;
 mod member;
 pub mod ports;
 
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use binary::kvd;
 pub use cluster::Cluster;
+pub use load::{History, Writers};
 pub use member::{Member, Refused, directory_contents, refused, refused_with_env};
 
 /// Longest wait for anything that a healthy member does on a busy machine: start, elect, catch up, end.

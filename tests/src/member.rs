@@ -24,6 +24,7 @@ pub struct Member {
     peer_port: Port,
     directory: PathBuf,
     args: Vec<String>,
+    through_environment: bool,
     child: Option<Child>,
 }
 
@@ -36,6 +37,7 @@ impl Member {
             peer_port: Port::reserve(),
             directory: directory.to_owned(),
             args: Vec::new(),
+            through_environment: false,
             child: None,
         }
     }
@@ -43,6 +45,11 @@ impl Member {
     /// Replaces the flags given beside `--id` and `--port`.
     pub fn set_args(&mut self, args: Vec<String>) {
         self.args = args;
+    }
+
+    /// Gives every flag as its `KVD_*` variable from now on, and none on the command line.
+    pub fn configure_through_environment(&mut self) {
+        self.through_environment = true;
     }
 
     /// The member's id.
@@ -79,9 +86,16 @@ impl Member {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "member {} runs already", self.id);
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
-        let child = command(&self.directory)
-            .args(["--id", &self.id.to_string(), "--port", &self.client_port().to_string()])
-            .args(&self.args)
+        let mut args = vec!["--id".to_owned(), self.id.to_string()];
+        args.extend(["--port".to_owned(), self.client_port().to_string()]);
+        args.extend(self.args.iter().cloned());
+        let mut command = command(&self.directory);
+        if self.through_environment {
+            command.envs(variables(&args));
+        } else {
+            command.args(args);
+        }
+        let child = command
             .stdout(log.try_clone().expect("a second handle of the log"))
             .stderr(log)
             .spawn()
@@ -202,6 +216,22 @@ fn sum_of_series(text: &str, name: &str) -> Option<f64> {
     values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
 }
 
+/// The variables that stand for flags: `--tick-ms 50` is `KVD_TICK_MS=50`, a flag without a value is `true`.
+fn variables(args: &[String]) -> Vec<(String, String)> {
+    let mut variables: Vec<(String, String)> = Vec::new();
+    for arg in args {
+        match (arg.strip_prefix("--"), variables.last_mut()) {
+            (Some(flag), _) => {
+                let name = flag.to_ascii_uppercase().replace('-', "_");
+                variables.push((format!("KVD_{name}"), "true".to_owned()));
+            }
+            (None, Some((_, value))) => value.clone_from(arg),
+            (None, None) => panic!("{arg:?} is no flag"),
+        }
+    }
+    variables
+}
+
 /// `kvd` in a directory, without any KVD_* variable of the caller's environment.
 fn command(directory: &Path) -> Command {
     let mut command = Command::new(kvd());
@@ -288,7 +318,14 @@ pub fn directory_contents(directory: &Path) -> BTreeMap<OsString, Option<Vec<u8>
 
 #[cfg(test)]
 mod tests {
-    use super::sum_of_series;
+    use super::{sum_of_series, variables};
+
+    #[test]
+    fn every_flag_has_its_variable() {
+        let args = ["--tick-ms", "50", "--join", "--id", "1"].map(str::to_owned);
+        let wanted = [("KVD_TICK_MS", "50"), ("KVD_JOIN", "true"), ("KVD_ID", "1")];
+        assert_eq!(variables(&args), wanted.map(|(n, v)| (n.to_owned(), v.to_owned())));
+    }
 
     #[test]
     fn series_are_found_by_their_whole_name() {

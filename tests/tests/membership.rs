@@ -1,0 +1,112 @@
+//! Members come and go.
+
+use kvd_tests::{Cluster, PATIENCE, wait_until};
+
+fn delete(cluster: &Cluster, through: u64, id: u64) -> u16 {
+    cluster.member(through).request("DELETE", &format!("/{id}"), "").status
+}
+
+fn post(cluster: &Cluster, through: u64, id: u64, url: &str) -> u16 {
+    cluster.member(through).request("POST", &format!("/{id}"), url).status
+}
+
+#[test]
+fn a_member_joins_and_survives_restarts() {
+    let mut cluster = Cluster::start(3);
+    cluster.member(1).put("key", "old");
+    cluster.add(4, 2);
+    assert_eq!(cluster.member(4).get("key").as_deref(), Some(&b"old"[..]));
+    cluster.member(4).put("from-4", "new");
+    // A joiner that begins again must not begin a cluster of its own.
+    cluster.member_mut(4).stop();
+    cluster.member(1).put("key", "new");
+    cluster.member_mut(4).start();
+    assert_eq!(cluster.member(4).get("key").as_deref(), Some(&b"new"[..]));
+    cluster.member_mut(4).kill();
+    cluster.member_mut(4).start();
+    assert_eq!(cluster.member(1).get("from-4").as_deref(), Some(&b"new"[..]));
+}
+
+#[test]
+fn a_joiner_waits_until_it_is_added() {
+    let mut cluster = Cluster::start(1);
+    cluster.member(1).put("key", "value");
+    let url = cluster.prepare_joiner(2).peer_url();
+    cluster.member_mut(2).spawn();
+    // It says that it waits, has no log, and can be killed and started again in that state.
+    for _ in 0..2 {
+        wait_until("the joiner says that it is not a member yet", PATIENCE, || {
+            cluster.member(2).log().to_lowercase().contains("not a member yet").then_some(())
+        });
+        assert!(cluster.member_mut(2).is_running());
+        assert!(!cluster.member(2).data_dir().join("wal").exists());
+        cluster.member_mut(2).kill();
+        cluster.member_mut(2).spawn();
+    }
+    assert_eq!(post(&cluster, 1, 2, &url), 204);
+    cluster.member_mut(2).wait_ready();
+    assert_eq!(cluster.member(2).get("key").as_deref(), Some(&b"value"[..]));
+}
+
+#[test]
+fn a_new_member_becomes_a_voter() {
+    let mut cluster = Cluster::start(3);
+    cluster.add(4, 1);
+    wait_until("member 4 is no learner", PATIENCE, || {
+        (cluster.member(4).metric("etcd_server_is_learner") == Some(0.0)).then_some(())
+    });
+    // Of four voters three are needed: without member 1, nothing goes without member 4.
+    cluster.member_mut(1).kill();
+    cluster.member(2).put("key", "value");
+    assert_eq!(cluster.member(4).get("key").as_deref(), Some(&b"value"[..]));
+}
+
+#[test]
+fn a_removed_member_says_so_ends_well_and_never_comes_back() {
+    let mut cluster = Cluster::start(3);
+    let url = cluster.member(3).peer_url();
+    assert_eq!(delete(&cluster, 1, 3), 204);
+    let status = cluster.member_mut(3).wait_exit();
+    let log = cluster.member(3).log().to_lowercase();
+    assert!(status.success(), "the removed member ended with {status}");
+    assert!(log.contains("removed"), "the removed member does not say why it ends");
+
+    cluster.member(2).put("key", "two are enough");
+    assert_eq!(post(&cluster, 1, 3, &url), 410, "a removed id is free for ever");
+    assert_eq!(post(&cluster, 2, 3, "http://127.0.0.1:1"), 410, "at another address, too");
+
+    // Its directory starts nothing any more, its empty directory neither.
+    cluster.member_mut(3).spawn();
+    let status = cluster.member_mut(3).wait_exit();
+    assert!(status.success(), "the removed member, started again, ended with {status}");
+}
+
+#[test]
+fn the_leader_can_be_removed() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let other = leader % 3 + 1;
+    assert_eq!(delete(&cluster, leader, leader), 204);
+    let status = cluster.member_mut(leader).wait_exit();
+    assert!(status.success(), "the removed leader ended with {status}");
+    cluster.member(other).put("key", "value");
+}
+
+#[test]
+fn requests_that_change_nothing_say_why() {
+    let cluster = Cluster::start(3);
+    let url = cluster.member(2).peer_url();
+    assert_eq!(post(&cluster, 1, 2, &url), 204, "it is a member already");
+    assert_eq!(post(&cluster, 1, 2, "http://127.0.0.1:1"), 409, "it is a member at another address");
+    assert_eq!(delete(&cluster, 1, 9), 404, "there is no member 9");
+    for (path, body) in
+        [("/0", "http://127.0.0.1:1"), ("/x", "http://127.0.0.1:1"), ("/9", "no url"), ("/9", "")]
+    {
+        let answer = cluster.member(1).request("POST", path, body);
+        assert_eq!(answer.status, 400, "POST {path} {body:?}");
+        assert!(!answer.body.is_empty(), "POST {path} {body:?} gives no reason");
+    }
+    let single = Cluster::start(1);
+    assert_eq!(delete(&single, 1, 1), 409, "the last voter stays");
+    single.member(1).put("key", "value");
+}
