@@ -1,2 +1,36 @@
-//! kvd
-fn main() {}
+//! A durable, linearizable, replicated key-value store over HTTP.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use kvd::{compose, config};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let flags = config::Flags::parse();
+    let filter = match EnvFilter::try_new(&flags.log) {
+        Ok(filter) => filter,
+        Err(error) => return fail(&format!("--log {:?}: {error}", flags.log)),
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let settings = match config::Settings::try_from(flags) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start the runtime: {error}")),
+    };
+    match runtime.block_on(compose::run(settings)) {
+        Ok(ended) => {
+            eprintln!("kvd: {ended}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn fail(why: &str) -> ExitCode {
+    eprintln!("kvd: {why}");
+    ExitCode::FAILURE
+}

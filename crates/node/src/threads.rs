@@ -249,6 +249,7 @@ fn flush<R: Send>(
             snapshot: write.snapshot.as_ref().map(|s| SnapshotRecord { index: s.index, term: s.term }),
             entries: &write.entries,
             hard_state: write.hard_state.as_ref(),
+            must_sync: true,
         })
         .collect();
     wal.save_group(&saves)?;

@@ -20,6 +20,8 @@ use crate::repair::TornTail;
 pub(crate) struct Tail {
     pub(crate) segment: SegmentName,
     pub(crate) end: u64,
+    /// Where the last batch begins, the one that may not be durable yet.
+    pub(crate) last_batch: u64,
     pub(crate) chain: u32,
     pub(crate) file_len: u64,
     pub(crate) torn: Option<TornTail>,
@@ -82,10 +84,14 @@ impl Walk<'_> {
     }
 
     fn last(&mut self, mut reader: SegmentReader, segment: SegmentName) -> Result<Tail> {
+        let mut last_batch = 0;
         let (finding, behind) = loop {
             let offset = reader.offset;
             match reader.next()? {
-                Next::Batch => self.batch(&reader, offset)?,
+                Next::Batch => {
+                    self.batch(&reader, offset)?;
+                    last_batch = offset;
+                }
                 Next::Finding(finding, behind) => break (finding, behind),
             }
         };
@@ -101,7 +107,7 @@ impl Walk<'_> {
             return Err(place.malformed("a segment without metadata"));
         };
         let (end, file_len, closed) = (reader.offset, reader.file_len(), self.closed);
-        Ok(Tail { segment, end, chain, file_len, torn, closed, metadata })
+        Ok(Tail { segment, end, last_batch, chain, file_len, torn, closed, metadata })
     }
 
     fn batch(&mut self, reader: &SegmentReader, offset: u64) -> Result<()> {
@@ -275,6 +281,13 @@ impl Log {
         self.entries.push(entry);
         Ok(())
     }
+}
+
+/// The metadata in the head of the last segment.
+pub(crate) fn read_metadata(disk: &Disk, dir: &Path) -> Result<Bytes> {
+    let segments = segments(disk, dir)?;
+    let last = segments.len().saturating_sub(1);
+    Ok(walk(disk, dir, &segments[last..], &mut |_, _| Ok(()))?.metadata)
 }
 
 /// The snapshots that a log can be opened at, ascending: those it recorded, committed, and still has the segments for.

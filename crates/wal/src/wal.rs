@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use bytes::Bytes;
 use kvd_raftpb::codec;
-use kvd_vfs::{Disk, File, Lock, OpenMode, SECTOR};
+use kvd_vfs::{AlignedBuf, Disk, File, Lock, OpenMode, SECTOR};
 use raft::eraftpb::{Entry, HardState};
 
 use crate::encoder::Batch;
@@ -43,6 +44,8 @@ impl Default for Options {
 /// What raft wants written at once.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Save<'a> {
+    /// A snapshot that is on disk, durably: recorded before the rest. See [`Wal::save_snapshot`].
+    pub snapshot: Option<SnapshotRecord>,
     /// Entries, contiguous; the first at most one behind the log's last.
     pub entries: &'a [Entry],
     /// The hard state, if it changed.
@@ -180,6 +183,11 @@ impl Wal {
         Ok(names.iter().any(|name| SegmentName::parse(name).is_some()))
     }
 
+    /// What [`Wal::create`] was given: whose directory this is. Reads only, and needs no lock.
+    pub fn read_metadata(disk: &Disk, dir: &Path) -> Result<Bytes> {
+        recover::read_metadata(disk, dir)
+    }
+
     /// [`recover::recorded_snapshots`].
     pub fn recorded_snapshots(disk: &Disk, dir: &Path) -> Result<Vec<SnapshotRecord>> {
         recover::recorded_snapshots(disk, dir)
@@ -240,7 +248,7 @@ impl Wal {
     /// # Panics
     /// If the entries leave a gap: raft makes none.
     pub fn save(&mut self, entries: &[Entry], hard_state: Option<&HardState>, must_sync: bool) -> Result<()> {
-        self.save_group(&[Save { entries, hard_state, must_sync }])
+        self.save_group(&[Save { snapshot: None, entries, hard_state, must_sync }])
     }
 
     /// Appends several saves, in order, in one durable write. As [`Wal::save`] for each of them.
@@ -255,6 +263,7 @@ impl Wal {
             let known =
                 |state: &HardState| (state.term, state.vote) == (self.hard_state.term, self.hard_state.vote);
             must_write |= !save.entries.is_empty()
+                || save.snapshot.is_some()
                 || save.hard_state.is_some_and(|state| !known(state))
                 || (save.must_sync
                     && (self.unwritten || save.hard_state.is_some_and(|s| *s != self.hard_state)));
@@ -269,11 +278,7 @@ impl Wal {
     /// Records that a snapshot is on disk, after its file is, durably. A hard state that waits goes with it, before
     /// it. The record counts once the log holds a hard state that commits its index.
     pub fn save_snapshot(&mut self, snapshot: SnapshotRecord) -> Result<()> {
-        self.running()?;
-        self.stage_hard_state();
-        self.batch.push(record::SNAPSHOT, &record::encode_snapshot(snapshot));
-        self.last_index = self.last_index.max(snapshot.index);
-        self.flush()
+        self.save_group(&[Save { snapshot: Some(snapshot), ..Save::default() }])
     }
 
     /// Makes everything that was saved durable: writes a hard state that waits.
@@ -348,6 +353,11 @@ impl Wal {
     /// Puts a save's records into the batch, which is written when it is full. In the middle of a save that is `split`
     /// over several batches, the term must not be behind the entries, nor the commit index ahead of them.
     fn stage(&mut self, save: &Save<'_>, split: bool) -> Result<()> {
+        if let Some(snapshot) = save.snapshot {
+            self.stage_hard_state();
+            self.batch.push(record::SNAPSHOT, &record::encode_snapshot(snapshot));
+            self.last_index = self.last_index.max(snapshot.index);
+        }
         if let Some(state) = save.hard_state
             && split
         {
@@ -448,11 +458,16 @@ fn push_head(batch: &mut Batch, previous_end: u64, metadata: &[u8]) {
     batch.push(record::METADATA, metadata);
 }
 
-/// Opens the last segment for appending. What is in it is durable when this returns, and so are its names: the process
-/// that wrote them may have been killed before it synced.
+/// Opens the last segment for appending, and makes what was read from it durable, and its name: the process that wrote
+/// it may have been killed before it synced. The last batch is written again, since a sync may also have *failed*: then
+/// it can be read, yet no further sync would write it.
 fn reopen(disk: &Disk, dir: &Path, tail: &Tail) -> Result<Segment> {
     let path = tail.segment.path(dir);
     let mut file = disk.open(&path, OpenMode::Log).context("open", &path)?;
+    let mut last = AlignedBuf::new();
+    last.resize((tail.end - tail.last_batch) as usize);
+    file.read_exact_at(last.as_mut_slice(), tail.last_batch).context("read", &path)?;
+    file.write_durable_at(last.as_slice(), tail.last_batch).context("write", &path)?;
     file.sync_data().context("sync", &path)?;
     disk.sync_dir(dir).context("sync", dir)?;
     sync_parent(disk, dir)?;

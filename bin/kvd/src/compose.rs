@@ -1,0 +1,308 @@
+//! A member from its parts, and its life.
+//!
+//! Opened in this order, closed in the reverse one: listeners (a port in use changes nothing), directory and its lock,
+//! the node (log and snapshots), the transport, the door. On SIGTERM or SIGINT the door stops taking requests and
+//! finishes those it has; then the node hands leadership over and closes its log; then the transport ends. A second
+//! signal ends the process at once, which a member survives as it survives any crash.
+
+use std::fmt::{self, Display};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use kvd_http_api::{Extras, HttpApi, Server};
+use kvd_kvstore::{Kv, Service, Shared};
+use kvd_node::{Config, Exit, Fatal, Handle, Home, Known, Membership, Node, Start};
+use kvd_transport::Transport;
+use kvd_vfs::RealDisk;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::config::Settings;
+use crate::metrics;
+
+/// How long one attempt to join lasts before the log says again what it waits for.
+const JOIN_ATTEMPT: Duration = Duration::from_secs(10);
+
+/// How a member ended that has nothing to complain about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    id: u64,
+    exit: Exit,
+}
+
+impl Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.exit {
+            Exit::Shutdown => write!(f, "member {} stopped", self.id),
+            Exit::Removed => {
+                write!(
+                    f,
+                    "member {} was removed from the cluster; its id is spent, its directory can go",
+                    self.id
+                )
+            }
+        }
+    }
+}
+
+/// Why a member could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A listener.
+    #[error("cannot listen on {address}: {source}{}", if source.kind() == io::ErrorKind::AddrInUse { "; is another member running? use another --port or --cluster" } else { "" })]
+    Listen {
+        /// What was to be bound.
+        address: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The directory of another cluster.
+    #[error(
+        "{} belongs to member {} of cluster {:016x}, whose members are at {}, and --cluster names none of them; use that \
+         cluster's flags, or another --data-dir",
+        path.display(), known.identity.member_id, known.identity.cluster_id, urls(known)
+    )]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        known: Box<Known>,
+    },
+    /// The cluster removed this id before.
+    #[error("cannot join: {0}; an id never comes back, so add this member under a new one")]
+    RemovedBefore(String),
+    /// A joiner cannot ask.
+    #[error("cannot join: {0}")]
+    Join(kvd_transport::Error),
+    /// The node.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// The system.
+    #[error("{what}: {source}")]
+    System {
+        /// What failed.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A bug.
+    #[error("the node's task failed: {0}; this is a bug")]
+    Task(#[from] JoinError),
+}
+
+fn urls(known: &Known) -> String {
+    let members = known.membership.iter().flat_map(|list| &list.members);
+    members.flat_map(|member| &member.peer_urls).map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs a member to its end.
+///
+/// # Errors
+/// [`Failure`]: every kind says what to do about it.
+pub async fn run(settings: Settings) -> Result<Ended, Failure> {
+    let id = settings.flags.id;
+    let mut signals = Signals::install()?;
+    let clients = listen(SocketAddr::new(settings.flags.listen, settings.flags.port).to_string()).await?;
+    let peers = listen(settings.listen_peer.clone()).await?;
+    let home = Home::open(Arc::new(RealDisk::new()), &settings.data_dir)?;
+    let known = home.known()?;
+    if let Some(known) = &known {
+        check_directory(&settings, known)?;
+    }
+
+    // A joiner that has no member list of its own needs the one of its peers, to dial them.
+    let own_list = known.as_ref().and_then(|known| known.membership.clone());
+    let (start, list) = match (known, own_list) {
+        (Some(known), Some(list)) => (Start::Join { cluster_id: known.identity.cluster_id }, list),
+        (None, _) if !settings.flags.join => {
+            let urls: Vec<String> = settings.cluster.iter().map(ToString::to_string).collect();
+            let (cluster_id, members) = (kvd_node::cluster_id(&urls), kvd_node::initial_members(&urls));
+            let list = Membership { cluster_id, members: members.clone(), removed: Vec::new() };
+            (Start::Initial { cluster_id, members }, list)
+        }
+        _ => tokio::select! {
+            list = ask_for_members(&settings) => {
+                let list = list?;
+                (Start::Join { cluster_id: list.cluster_id }, list)
+            }
+            () = signals.first() => return Ok(Ended { id, exit: Exit::Shutdown }),
+        },
+    };
+
+    let store = Shared::new();
+    let node = home.start(node_config(&settings), &start, Kv::new(store.clone()))?;
+    let member = Member::compose(&settings, node, store, &list, peers, clients)?;
+    let exit = member.live(&mut signals).await?;
+    Ok(Ended { id, exit })
+}
+
+async fn listen(address: String) -> Result<TcpListener, Failure> {
+    TcpListener::bind(&address).await.map_err(|source| Failure::Listen { address, source })
+}
+
+/// A directory is this member's if the ids agree, and this cluster's if the flags describe the same first members, or
+/// name at least one member that the directory knows: addresses may have changed since.
+fn check_directory(settings: &Settings, known: &Known) -> Result<(), Failure> {
+    let identity = &known.identity;
+    if identity.member_id != settings.flags.id {
+        return Err(Failure::Fatal(Fatal::NotOurs {
+            path: settings.data_dir.clone(),
+            found_member: identity.member_id,
+            found_cluster: identity.cluster_id,
+            member: settings.flags.id,
+            cluster: None,
+        }));
+    }
+    let named: Vec<String> = settings.cluster.iter().map(ToString::to_string).collect();
+    let knows_one = known.membership.as_ref().is_none_or(|list| {
+        list.members.iter().flat_map(|member| &member.peer_urls).any(|url| named.contains(url))
+    });
+    if kvd_node::cluster_id(&named) == identity.cluster_id || knows_one {
+        return Ok(());
+    }
+    Err(Failure::OtherCluster { path: settings.data_dir.clone(), known: Box::new(known.clone()) })
+}
+
+fn node_config(settings: &Settings) -> Config {
+    let flags = &settings.flags;
+    Config {
+        election_ticks: flags.election_ticks.into(),
+        snapshot_bytes: flags.snapshot_bytes,
+        catch_up_bytes: Config::new(flags.id).catch_up_bytes.min(flags.snapshot_bytes),
+        ..Config::new(flags.id)
+    }
+}
+
+/// Asks the other members until one of them knows this one.
+async fn ask_for_members(settings: &Settings) -> Result<Membership, Failure> {
+    let id = settings.flags.id;
+    let others: Vec<String> = (1..)
+        .zip(&settings.cluster)
+        .filter(|(other, _)| *other != id)
+        .map(|(_, url)| url.to_string())
+        .collect();
+    loop {
+        match kvd_transport::fetch_membership(&others, id, JOIN_ATTEMPT).await {
+            Ok(list) => return Ok(list),
+            Err(error @ kvd_transport::Error::Removed { .. }) => {
+                return Err(Failure::RemovedBefore(error.to_string()));
+            }
+            Err(
+                error @ (kvd_transport::Error::NotMember { .. } | kvd_transport::Error::Unavailable { .. }),
+            ) => {
+                tracing::warn!(member = id, %error, "waiting to join; POST this member's URL to /{id} of a member");
+            }
+            Err(error) => return Err(Failure::Join(error)),
+        }
+    }
+}
+
+/// The running parts.
+struct Member {
+    handle: Handle,
+    transport: Transport,
+    door: Server,
+    running: JoinHandle<Result<Exit, Fatal>>,
+}
+
+impl Member {
+    fn compose(
+        settings: &Settings,
+        node: Node<Kv>,
+        store: Shared,
+        list: &Membership,
+        peers: TcpListener,
+        clients: TcpListener,
+    ) -> Result<Self, Failure> {
+        let flags = &settings.flags;
+        let handle = node.handle();
+        let config =
+            kvd_transport::Config { member_id: flags.id, cluster_id: list.cluster_id, ..Default::default() };
+        let transport = Transport::start(config, Arc::new(handle.clone()), Arc::new(node.snapshots()), list);
+        transport.serve(peers);
+
+        let mut registry = Registry::default();
+        node.metrics().register(&mut registry);
+        transport.metrics().register(&mut registry);
+        let extras = Extras { metrics: metrics::encoder(registry, store.clone()) };
+        let door = HttpApi::new(Service::new(handle.clone(), store), extras).serve(clients);
+        let door = door.map_err(|source| Failure::System { what: "the HTTP door", source })?;
+
+        let ticks = ticks(Duration::from_millis(flags.tick_ms));
+        let running = tokio::spawn(node.run(Arc::new(transport.clone()), ticks));
+        tracing::info!(member = flags.id, clients = %door.local_addr(), peers = %settings.listen_peer, "serving");
+        Ok(Self { handle, transport, door, running })
+    }
+
+    /// Lives until a signal, a removal or a failure, and closes what was opened.
+    async fn live(mut self, signals: &mut Signals) -> Result<Exit, Failure> {
+        let ended = tokio::select! {
+            ended = &mut self.running => {
+                self.door.shutdown().await;
+                ended
+            }
+            () = signals.first() => {
+                signals.end_at_the_second();
+                tracing::info!("stopping");
+                self.door.shutdown().await;
+                self.handle.shutdown();
+                self.running.await
+            }
+        };
+        self.transport.stop().await;
+        Ok(ended??)
+    }
+}
+
+/// The time since start, once a tick. A tick that comes late is not made up for: time that the process did not have is
+/// not time that its leader was silent.
+fn ticks(every: Duration) -> impl Stream<Item = Duration> {
+    let begun = Instant::now();
+    let mut interval = interval(every);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    stream::poll_fn(move |cx| interval.poll_tick(cx).map(|_| Some(begun.elapsed())))
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Self, Failure> {
+        let system = |source| Failure::System { what: "cannot listen for signals", source };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(system)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(system)?,
+        })
+    }
+
+    async fn first(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// From now on a signal ends the process, with the exit code that a shell gives to it.
+    fn end_at_the_second(&mut self) {
+        if let Ok(mut again) = Self::install() {
+            tokio::spawn(async move {
+                let code = tokio::select! {
+                    _ = again.terminate.recv() => 143,
+                    _ = again.interrupt.recv() => 130,
+                };
+                eprintln!("kvd: stopped by a second signal");
+                std::process::exit(code);
+            });
+        }
+    }
+}

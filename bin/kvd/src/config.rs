@@ -1,0 +1,200 @@
+//! Flags, and what they must satisfy before anything is opened.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Parser;
+use kvd_raftpb::peer_url::{PeerUrl, PeerUrlError, parse_peer_url};
+
+/// A durable, linearizable, replicated key-value store over HTTP.
+///
+/// Without any flag it is a working store of one member. Three members on one machine:
+///
+///   all=http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379
+///   kvd --id 1 --cluster $all --port 12380
+///   kvd --id 2 --cluster $all --port 22380
+///   kvd --id 3 --cluster $all --port 32380
+#[derive(Debug, Clone, Parser)]
+#[command(name = "kvd", version, verbatim_doc_comment)]
+pub struct Flags {
+    /// This member's id: its position in --cluster, counted from 1
+    #[arg(long, env = "KVD_ID", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub id: u64,
+
+    /// Peer URLs of the members, separated by commas; member i has the i-th
+    #[arg(long, env = "KVD_CLUSTER", value_delimiter = ',', default_value = "http://127.0.0.1:9021")]
+    pub cluster: Vec<String>,
+
+    /// Port for clients
+    #[arg(long, env = "KVD_PORT", default_value_t = 9121)]
+    pub port: u16,
+
+    /// Join a running cluster (POST /ID there first) instead of starting a new one
+    #[arg(long, env = "KVD_JOIN")]
+    pub join: bool,
+
+    /// Where this member keeps its log and snapshots [default: ./kvd-ID]
+    #[arg(long, env = "KVD_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Address to listen on for clients
+    #[arg(long, env = "KVD_LISTEN", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub listen: IpAddr,
+
+    /// Address and port to listen on for peers, where it differs from this member's URL in --cluster
+    #[arg(long, env = "KVD_LISTEN_PEER")]
+    pub listen_peer: Option<SocketAddr>,
+
+    /// Allow listeners beyond loopback although there is no TLS yet
+    #[arg(long, env = "KVD_INSECURE")]
+    pub insecure: bool,
+
+    /// Milliseconds in a tick, between the leader's heartbeats; the same on every member
+    #[arg(long, env = "KVD_TICK_MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub tick_ms: u64,
+
+    /// Ticks without a leader before an election; the same on every member
+    #[arg(long, env = "KVD_ELECTION_TICKS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(2..=1000))]
+    pub election_ticks: u16,
+
+    /// Bytes that the log grows, at least, between two snapshots
+    #[arg(long, env = "KVD_SNAPSHOT_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(4096..))]
+    pub snapshot_bytes: u64,
+
+    /// What to log: error, warn, info, debug, trace, or a filter such as info,kvd_node=debug
+    #[arg(long, env = "KVD_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// Flags that contradict themselves. Nothing has been opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// One of `--cluster`.
+    #[error("--cluster: {0}")]
+    Url(#[from] PeerUrlError),
+    /// Two members cannot have one URL.
+    #[error("--cluster lists {0} twice")]
+    Twice(PeerUrl),
+    /// The id has no URL.
+    #[error("--id {id} is outside --cluster, which lists {len}: member i has the i-th URL")]
+    Id {
+        /// The id.
+        id: u64,
+        /// How many URLs there are.
+        len: usize,
+    },
+    /// A listener that others can reach, without encryption.
+    #[error(
+        "{flag} {address} can be reached from other machines, and kvd has no TLS yet: anybody there could read and \
+         write; use a loopback address, or --insecure on a network that you trust"
+    )]
+    Exposed {
+        /// The flag.
+        flag: &'static str,
+        /// The address.
+        address: String,
+    },
+}
+
+/// Checked flags.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// As given.
+    pub flags: Flags,
+    /// The parsed `--cluster`.
+    pub cluster: Vec<PeerUrl>,
+    /// The directory of this member.
+    pub data_dir: PathBuf,
+    /// `host:port` to bind for peers.
+    pub listen_peer: String,
+}
+
+impl TryFrom<Flags> for Settings {
+    type Error = Invalid;
+
+    fn try_from(flags: Flags) -> Result<Self, Invalid> {
+        let cluster =
+            flags.cluster.iter().map(|url| parse_peer_url(url.trim())).collect::<Result<Vec<_>, _>>()?;
+        for (at, url) in cluster.iter().enumerate() {
+            if cluster[..at].contains(url) {
+                return Err(Invalid::Twice(url.clone()));
+            }
+        }
+        let outside = Invalid::Id { id: flags.id, len: cluster.len() };
+        let own = usize::try_from(flags.id - 1).ok().and_then(|at| cluster.get(at)).ok_or(outside)?;
+        if !flags.insecure {
+            if !flags.listen.is_loopback() {
+                return Err(Invalid::Exposed { flag: "--listen", address: flags.listen.to_string() });
+            }
+            match flags.listen_peer {
+                Some(address) if !address.ip().is_loopback() => {
+                    return Err(Invalid::Exposed { flag: "--listen-peer", address: address.to_string() });
+                }
+                None if !is_loopback(own) => {
+                    return Err(Invalid::Exposed { flag: "--cluster", address: own.to_string() });
+                }
+                _ => {}
+            }
+        }
+        let listen_peer = flags.listen_peer.map_or_else(|| own.authority(), |address| address.to_string());
+        let data_dir = flags.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("./kvd-{}", flags.id)));
+        Ok(Self { cluster, data_dir, listen_peer, flags })
+    }
+}
+
+fn is_loopback(url: &PeerUrl) -> bool {
+    let host = url.host().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(args: &[&str]) -> Result<Settings, Invalid> {
+        Settings::try_from(Flags::try_parse_from([&["kvd"], args].concat()).unwrap())
+    }
+
+    #[test]
+    fn no_flags_are_a_member_of_its_own() {
+        let settings = settings(&[]).unwrap();
+        assert_eq!(settings.flags.id, 1);
+        assert_eq!(settings.flags.port, 9121);
+        assert_eq!(settings.listen_peer, "127.0.0.1:9021");
+        assert_eq!(settings.data_dir, PathBuf::from("./kvd-1"));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let two = "http://127.0.0.1:1,http://127.0.0.1:2";
+        assert_eq!(settings(&["--id", "3", "--cluster", two]).unwrap_err(), Invalid::Id { id: 3, len: 2 });
+        assert!(matches!(settings(&["--cluster", "no url"]), Err(Invalid::Url(_))));
+        assert!(matches!(settings(&["--cluster", "http://h:1,http://h:1"]), Err(Invalid::Twice(_))));
+        assert!(Flags::try_parse_from(["kvd", "--id", "0"]).is_err());
+        assert!(Flags::try_parse_from(["kvd", "--election-ticks", "1"]).is_err());
+        assert!(Flags::try_parse_from(["kvd", "--tick-ms", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_listener_beyond_loopback_needs_the_word() {
+        for (args, flag) in [
+            (&["--listen", "0.0.0.0"][..], "--listen"),
+            (&["--listen-peer", "0.0.0.0:9021"], "--listen-peer"),
+            (&["--cluster", "http://10.0.0.1:9021"], "--cluster"),
+            (&["--cluster", "http://example.org:9021"], "--cluster"),
+        ] {
+            let error = settings(args).unwrap_err();
+            assert!(
+                matches!(&error, Invalid::Exposed { flag: found, .. } if *found == flag),
+                "{args:?}: {error}"
+            );
+            assert!(error.to_string().contains("TLS"));
+            assert!(settings(&[args, &["--insecure"]].concat()).is_ok());
+        }
+        for fine in ["http://localhost:9021", "http://[::1]:9021", "http://127.9.9.9:9021"] {
+            assert!(settings(&["--cluster", fine]).is_ok(), "{fine}");
+        }
+        // What is bound counts, not what is advertised.
+        assert!(settings(&["--cluster", "http://10.0.0.1:1", "--listen-peer", "127.0.0.1:1"]).is_ok());
+    }
+}
