@@ -1,6 +1,8 @@
 //! The codec keeps everything, and each side reads what the other writes. The bytes are the same but for lists of ids,
 //! which prost packs and raft's encoder does not; both read both forms.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use bytes::{Bytes, BytesMut};
 use kvd_raftpb::codec;
 use proptest::prelude::*;

@@ -2,6 +2,8 @@
 //!
 //! The messages are decoded from bytes, and their numbers are drawn close to the receiver's own, where the edges are.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::cell::RefCell;
 
 use bytes::{Bytes, BytesMut};
