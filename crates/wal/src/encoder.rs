@@ -34,12 +34,7 @@ impl Batch {
         self.record_bytes == 0
     }
 
-    /// The record bytes so far.
-    pub(crate) fn record_bytes(&self) -> usize {
-        self.record_bytes
-    }
-
-    /// Appends a record. Its body is at most [`format::MAX_RECORD`] long.
+    /// Appends a record. All bodies together are at most about [`format::MAX_BATCH`] long.
     pub(crate) fn push(&mut self, kind: u8, body: &[u8]) {
         if self.buf.is_empty() {
             self.buf.resize(HEADER);

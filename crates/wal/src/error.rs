@@ -180,10 +180,10 @@ pub enum Error {
         /// The last index.
         last: u64,
     },
-    /// A record is larger than the format can hold. Nothing was written.
-    #[error("a record of {len} bytes is larger than the limit of {limit}; nothing was written")]
+    /// A save is larger than a batch may be. Nothing was written.
+    #[error("a save of {len} bytes is larger than the limit of {limit}; nothing was written")]
     TooLarge {
-        /// The record's length in bytes.
+        /// The save's length in bytes.
         len: u64,
         /// The limit in bytes.
         limit: u64,

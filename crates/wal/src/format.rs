@@ -27,8 +27,8 @@ use kvd_vfs::SECTOR;
 pub(crate) const VERSION: u16 = 1;
 /// The bytes of a header.
 pub(crate) const HEADER: usize = 64;
-/// The longest record, in bytes: what one entry may be.
-pub(crate) const MAX_RECORD: usize = 1 << 30;
+/// The most record bytes of one batch, which is what one save may be.
+pub(crate) const MAX_BATCH: usize = 1 << 30;
 /// Bytes of a record before its body.
 pub(crate) const RECORD_HEAD: usize = 5;
 

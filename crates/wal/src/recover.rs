@@ -307,8 +307,7 @@ pub fn recorded_snapshots(disk: &Disk, dir: &Path) -> Result<Vec<SnapshotRecord>
         }
         Ok(())
     })?;
-    let oldest = segments.first().map_or(0, |segment| segment.first_index);
-    found.retain(|snapshot| snapshot.index <= commit && snapshot.index >= oldest);
+    found.retain(|snapshot| snapshot.index <= commit && segment_for(&segments, snapshot.index).is_some());
     found.sort_unstable();
     found.dedup();
     Ok(found)

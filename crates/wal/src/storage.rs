@@ -136,8 +136,8 @@ impl LogStorage {
         }
     }
 
-    /// As [`LogStorage::compact`], but entries behind `index` stay while they hold no more than `keep` bytes of
-    /// payload: a follower that lags a little is served from here instead of by a snapshot.
+    /// As [`LogStorage::compact`], but the last entries up to `index` stay while they hold no more than `keep` bytes
+    /// of payload: a follower that lags a little is served from here instead of by a snapshot.
     pub fn compact_keeping(&mut self, index: u64, keep: u64) {
         let mut behind: u64 = self.entries.iter().take_while(|entry| entry.index <= index).map(payload).sum();
         let mut to = self.boundary.0;

@@ -163,3 +163,26 @@ fn a_snapshot_is_offered_to_its_members_and_asked_for_otherwise() {
     assert!(log.snapshot(5, 4).is_ok());
     assert!(LogStorage::default().snapshot(0, 1).is_err());
 }
+
+#[test]
+fn compaction_can_keep_some_bytes_before_its_index() {
+    // Entries 4, 5 and 6 hold 4, 5 and 6 bytes.
+    for (index, keep, first) in [
+        (5, 0, 6),
+        (5, 4, 6),
+        (5, 5, 5),
+        (5, 8, 5),
+        (5, 9, 4),
+        (5, 10, 4),
+        (6, 5, 7),
+        (6, 6, 6),
+        (6, 11, 5),
+        (9, 0, 7),
+        (2, 0, 4),
+    ] {
+        let mut log = log();
+        log.set_snapshot(metadata(6, 3, &[1], &[]));
+        log.compact_keeping(index, keep);
+        assert_eq!(log.first_index(), first, "to {index}, keeping {keep}");
+    }
+}

@@ -14,21 +14,18 @@ use raft::eraftpb::{Entry, HardState};
 
 use crate::encoder::Batch;
 use crate::error::{Context, Error, Result};
-use crate::format::{self, MAX_RECORD, RECORD_HEAD};
+use crate::format::{MAX_BATCH, RECORD_HEAD};
 use crate::names::{self, LOCK, SegmentName, TEMPORARY, segment_for};
 use crate::prepare::{self, Preparer};
 use crate::record::{self, SnapshotRecord};
 use crate::recover::{self, Replay, Tail};
 use crate::repair;
 
-/// The longest batch that is made of several records, in bytes. It bounds the memory for a write and for reading it.
-const BATCH: u64 = 64 << 20;
-
 /// How a log is kept.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The length of a segment in bytes, rounded up to sectors; 64 MiB by default. It may differ from one opening to
-    /// the next. A record that does not fit gets a segment of its own length.
+    /// the next. A save that does not fit gets a segment of its own length.
     pub segment_bytes: u64,
     /// Whether a thread prepares the next segment ahead of need (the default). Without it, the append that needs one
     /// prepares it: slower there, but everything happens on the caller's thread, in an order that a simulator repeats.
@@ -60,7 +57,6 @@ pub struct Wal {
     disk: Disk,
     dir: PathBuf,
     metadata: Vec<u8>,
-    segment_bytes: u64,
     /// Before the lock, so that its thread ends first.
     preparer: Preparer,
     segments: VecDeque<SegmentName>,
@@ -158,7 +154,6 @@ impl Wal {
             disk: disk.clone(),
             dir: dir.to_owned(),
             metadata: metadata.to_vec(),
-            segment_bytes,
             preparer,
             segments: VecDeque::from([segment]),
             tail: Segment { path: segment.path(dir), seq: segment.seq, file, len, offset },
@@ -188,7 +183,7 @@ impl Wal {
         recover::read_metadata(disk, dir)
     }
 
-    /// [`recover::recorded_snapshots`].
+    /// See [`crate::recorded_snapshots`].
     pub fn recorded_snapshots(disk: &Disk, dir: &Path) -> Result<Vec<SnapshotRecord>> {
         recover::recorded_snapshots(disk, dir)
     }
@@ -219,7 +214,6 @@ impl Wal {
             disk,
             dir: dir.to_owned(),
             metadata: replay.metadata.to_vec(),
-            segment_bytes,
             preparer,
             segments: segments.into(),
             tail: tail_segment,
@@ -236,7 +230,7 @@ impl Wal {
         Ok((wal, replay))
     }
 
-    /// Appends entries and the hard state in one durable write.
+    /// Appends entries and the hard state in one durable write: after a crash all of it is there or nothing.
     ///
     /// Nothing to save writes nothing. Without entries, and with a term and vote that are known already, `must_sync =
     /// false` only remembers the hard state (the commit index): it travels with the next write, snapshot or close.
@@ -251,14 +245,15 @@ impl Wal {
         self.save_group(&[Save { snapshot: None, entries, hard_state, must_sync }])
     }
 
-    /// Appends several saves, in order, in one durable write. As [`Wal::save`] for each of them.
+    /// Appends several saves, in order, in one durable write: after a crash all of it is there or nothing. As
+    /// [`Wal::save`] for each of them.
     pub fn save_group(&mut self, saves: &[Save<'_>]) -> Result<()> {
         self.running()?;
         let mut total = 0u64;
         let mut must_write = false;
         for save in saves {
             for entry in save.entries {
-                total += (RECORD_HEAD + check_len(codec::entry_len(entry))?) as u64;
+                total += (RECORD_HEAD + codec::entry_len(entry)) as u64;
             }
             let known =
                 |state: &HardState| (state.term, state.vote) == (self.hard_state.term, self.hard_state.vote);
@@ -268,9 +263,11 @@ impl Wal {
                 || (save.must_sync
                     && (self.unwritten || save.hard_state.is_some_and(|s| *s != self.hard_state)));
         }
-        let split = total > self.batch_limit();
+        if total > MAX_BATCH as u64 {
+            return Err(Error::TooLarge { len: total, limit: MAX_BATCH as u64 });
+        }
         for save in saves {
-            self.stage(save, split)?;
+            self.stage(save);
         }
         if must_write { self.flush() } else { Ok(()) }
     }
@@ -342,28 +339,12 @@ impl Wal {
         result
     }
 
-    /// The longest batch of several records. It fits into a new segment.
-    fn batch_limit(&self) -> u64 {
-        let head = format::batch_len(self.metadata.len() + 256) as u64;
-        // A sector's worth of record bytes is a little less than a sector.
-        let room = self.segment_bytes.min(BATCH).saturating_sub(head);
-        room - room / SECTOR as u64
-    }
-
-    /// Puts a save's records into the batch, which is written when it is full. In the middle of a save that is `split`
-    /// over several batches, the term must not be behind the entries, nor the commit index ahead of them.
-    fn stage(&mut self, save: &Save<'_>, split: bool) -> Result<()> {
+    /// Puts a save's records into the batch: snapshot, entries, hard state.
+    fn stage(&mut self, save: &Save<'_>) {
         if let Some(snapshot) = save.snapshot {
             self.stage_hard_state();
             self.batch.push(record::SNAPSHOT, &record::encode_snapshot(snapshot));
             self.last_index = self.last_index.max(snapshot.index);
-        }
-        if let Some(state) = save.hard_state
-            && split
-        {
-            self.hard_state.term = state.term;
-            self.hard_state.vote = state.vote;
-            self.batch.push_hard_state(&self.hard_state);
         }
         for entry in save.entries {
             assert!(
@@ -372,17 +353,11 @@ impl Wal {
                 entry.index,
                 self.last_index
             );
-            if split && !self.batch.is_empty() {
-                let with = self.batch.record_bytes() + RECORD_HEAD + codec::entry_len(entry);
-                if with as u64 > self.batch_limit() {
-                    self.flush()?;
-                }
-            }
             self.batch.push_entry(entry);
             self.last_index = entry.index;
         }
         if let Some(state) = save.hard_state
-            && (*state != self.hard_state || split)
+            && *state != self.hard_state
         {
             self.hard_state = state.clone();
             self.unwritten = true;
@@ -390,7 +365,6 @@ impl Wal {
         if !save.entries.is_empty() {
             self.stage_hard_state();
         }
-        Ok(())
     }
 
     fn stage_hard_state(&mut self) {
@@ -493,8 +467,8 @@ fn whole_sectors(bytes: u64) -> u64 {
 }
 
 fn check_len(len: usize) -> Result<usize> {
-    if len > MAX_RECORD {
-        return Err(Error::TooLarge { len: len as u64, limit: MAX_RECORD as u64 });
+    if len > MAX_BATCH {
+        return Err(Error::TooLarge { len: len as u64, limit: MAX_BATCH as u64 });
     }
     Ok(len)
 }

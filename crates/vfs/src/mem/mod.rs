@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use self::content::Content;
 use self::names::{Ino, Names};
 use self::rng::Rng;
-use crate::{Disk, File, Lock, OpenMode, Vfs};
+use crate::{Disk, File, Lock, OpenMode, SECTOR, Vfs};
 
 const ROOT: Ino = 0;
 const ENOTDIR: i32 = 20;
@@ -133,6 +133,13 @@ impl MemDisk {
     pub fn fail_nth(&self, op: Op, n: u64, errno: i32) {
         assert!(n > 0, "1 is the next operation");
         self.lock_state().faults.push((op, n, errno));
+    }
+
+    /// Forgets the faults, and the power-off, that have not happened yet.
+    pub fn clear_faults(&self) {
+        let mut state = self.lock_state();
+        state.faults.clear();
+        state.power_off_at = None;
     }
 
     /// Takes the power away in the middle of the `n`th changing operation from now (1 is the next).
@@ -574,8 +581,9 @@ impl File for MemFile {
             }
             Err(e) if state.off => Err(e),
             Err(e) => {
-                // A failed write stopped somewhere.
-                let some = (state.rng.next() % (buf.len() as u64 + 1)) as usize;
+                // A failed write stopped somewhere, after a whole sector.
+                let stop = offset + (state.rng.next() % (buf.len() as u64 + 1)) as usize;
+                let some = (stop - stop % SECTOR).saturating_sub(offset);
                 state.file(self.ino)?.write(&buf[..some], offset);
                 Err(e)
             }

@@ -1,0 +1,143 @@
+//! What happens when the disk refuses.
+
+use kvd_vfs::{MemDisk, Op, Vfs};
+use kvd_wal::{Error, SnapshotRecord, Wal};
+
+use crate::support::*;
+
+/// Every call on a stopped log, each by itself.
+fn assert_stopped(mut wal: Wal, why: &str) {
+    let calls: [(&str, fn(&mut Wal) -> kvd_wal::Result<()>); 5] = [
+        ("save", |wal| wal.save(&[], Some(&hard_state(9, 9, 0)), true)),
+        ("save of nothing", |wal| wal.save(&[], None, false)),
+        ("save_snapshot", |wal| wal.save_snapshot(SnapshotRecord::default())),
+        ("sync", Wal::sync),
+        ("release_to", |wal| wal.release_to(0)),
+    ];
+    for (name, call) in calls {
+        match call(&mut wal) {
+            Err(error @ Error::Stopped { .. }) => assert!(error.to_string().contains(why), "{error}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    assert!(matches!(wal.close(), Err(Error::Stopped { .. })));
+}
+
+#[test]
+fn a_failed_sync_or_write_stops_the_log_and_nothing_is_tried_again() {
+    for op in [Op::Sync, Op::Write] {
+        let disk = MemDisk::new();
+        let mut wal = create(&disk, 4096);
+        wal.save(&[entry(1, 1, 100)], None, true).unwrap();
+        disk.fail_nth(op, 1, MemDisk::EIO);
+        match wal.save(&[entry(2, 1, 100)], None, true).unwrap_err() {
+            Error::Io { path, source, .. } => {
+                assert_eq!(path, segments(&disk)[0]);
+                assert_eq!(source.raw_os_error(), Some(MemDisk::EIO));
+            }
+            other => panic!("{other}"),
+        }
+        let operations = disk.operations();
+        assert_stopped(wal, "cannot append to /m/wal/0000000000000000-0000000000000000.wal");
+        assert_eq!(disk.operations(), operations, "not one more write, sync or closing record");
+    }
+}
+
+#[test]
+fn what_a_failed_sync_left_is_durable_once_the_log_was_opened_again() {
+    // The batch can be read back from the cache, and a second sync would not write it: opening must.
+    for seed in 0..50 {
+        let disk = MemDisk::new();
+        disk.seed_faults(seed);
+        let mut wal = create(&disk, 4096);
+        disk.fail_nth(Op::Sync, 1, MemDisk::EIO);
+        wal.save(&[entry(1, 3, 1500)], Some(&hard_state(3, 1, 0)), true).unwrap_err();
+        drop(wal);
+        let (wal, seen) = open(&disk);
+        drop(wal);
+        disk.crash_losing_all_unsynced();
+        let (_, after) = open(&disk);
+        assert_eq!((seen.entries, seen.hard_state), (after.entries, after.hard_state));
+    }
+}
+
+#[test]
+fn a_failed_cut_stops_the_log_at_every_step_and_loses_nothing() {
+    for op in [Op::Create, Op::Write, Op::Sync, Op::Rename, Op::SyncDir] {
+        for nth in 1..=2 {
+            let disk = MemDisk::new();
+            let mut wal = create(&disk, 4096);
+            wal.save(&[entry(1, 1, 3000)], None, true).unwrap();
+            disk.fail_nth(op, nth, MemDisk::EIO);
+            match wal.save(&[entry(2, 1, 3000)], None, true) {
+                // A cut has only one of these steps.
+                Ok(()) => assert!(nth == 2 && op != Op::Write && op != Op::Sync, "{op:?} {nth}"),
+                Err(_) => assert_stopped(wal, "cannot"),
+            }
+            disk.crash_losing_all_unsynced();
+            let (mut wal, replay) = open(&disk);
+            assert_eq!(replay.entries[0], entry(1, 1, 3000), "{op:?} {nth}");
+            let next = replay.entries.len() as u64 + 1;
+            wal.save(&[entry(next, 1, 3000)], None, true).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_failed_rename_leaves_no_log_and_nothing_in_the_way() {
+    for (op, nth) in [(Op::Rename, 1), (Op::Sync, 1), (Op::Sync, 2), (Op::SyncDir, 3), (Op::Write, 1)] {
+        let disk = MemDisk::new();
+        disk.fail_nth(op, nth, MemDisk::EIO);
+        Wal::create(disk.disk(), dir(), METADATA, None, options(4096)).unwrap_err();
+        assert!(!Wal::exists(&disk.disk(), dir()).unwrap(), "{op:?}");
+        assert!(!disk.exists(std::path::Path::new("/m/wal.tmp")).unwrap());
+        drop(create(&disk, 4096));
+    }
+}
+
+#[test]
+fn no_space_at_create_leaves_nothing() {
+    for capacity in [0, 512, 4095] {
+        let disk = MemDisk::new();
+        disk.set_capacity(Some(capacity));
+        let error = Wal::create(disk.disk(), dir(), METADATA, None, options(4096)).unwrap_err();
+        assert!(error.to_string().contains("fill with zeros"), "{error}");
+        assert_eq!(disk.list(std::path::Path::new("/m")).unwrap(), [""; 0]);
+        disk.set_capacity(Some(4096));
+        drop(create(&disk, 4096));
+    }
+}
+
+#[test]
+fn no_space_for_the_next_segment_stops_the_log() {
+    let disk = MemDisk::new();
+    disk.set_capacity(Some(8191));
+    let mut wal = create(&disk, 4096);
+    wal.save(&[entry(1, 1, 3000)], None, true).unwrap();
+    wal.save(&[entry(2, 1, 3000)], None, true).unwrap_err();
+    assert_stopped(wal, "fill with zeros");
+    disk.set_capacity(None);
+    assert_eq!(open(&disk).1.entries, [entry(1, 1, 3000)]);
+}
+
+#[test]
+fn an_error_while_reading_is_an_error_and_changes_nothing() {
+    let disk = MemDisk::new();
+    let mut wal = create(&disk, 4096);
+    wal.save(&entries(1..=3, 1, 3000), None, true).unwrap();
+    drop(wal);
+    let operations = disk.operations();
+    for nth in 1.. {
+        disk.fail_nth(Op::Read, nth, MemDisk::EIO);
+        match try_open(&disk) {
+            Ok(_) => {
+                assert!(nth > 5);
+                break;
+            }
+            Err(error) => assert!(matches!(error, Error::Io { .. }), "{error}"),
+        }
+        if nth < 10 {
+            assert_eq!(disk.operations(), operations, "read {nth}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Behaviour of the log on a simulated disk, seen from outside.
+// Helpers of tests are tests; clippy's exception knows only functions marked so.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod behaviours;
+mod crash;
+mod damage;
+mod failures;
+mod golden;
+mod support;
