@@ -114,7 +114,7 @@ impl Member {
         let what = format!("member {} is ready", self.id);
         wait_until(&what, PATIENCE, || {
             if let Some(status) = self.try_exit() {
-                panic!("member {} ended with {status} instead of getting ready:\n{}", self.id, self.log());
+                panic!("member {} ended with {status} instead of getting ready", self.id);
             }
             let answer = self.client().request("GET", "/readyz", b"").ok()?;
             (answer.status == 200).then_some(())

@@ -45,6 +45,9 @@ fn a_second_sigterm_ends_the_process_at_once() {
     });
     let begin = Instant::now();
     cluster.member(1).signal(Signal::TERM);
+    wait_until("member 1 says that it stops", PATIENCE, || {
+        cluster.member(1).log().contains("stopping").then_some(())
+    });
     cluster.member(1).signal(Signal::TERM);
     let status = cluster.member_mut(1).wait_exit();
     let took = begin.elapsed();
