@@ -13,24 +13,21 @@
 //! subset of what was pending is durable, the rest never will be, and a second sync does not say so.
 
 mod content;
+mod file;
 mod names;
 mod rng;
+mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::content::Content;
-use self::names::{Ino, Names};
+use self::file::{MemFile, MemLock};
+use self::names::Names;
 use self::rng::Rng;
-use crate::{Disk, File, Lock, OpenMode, SECTOR, Vfs};
-
-const ROOT: Ino = 0;
-const ENOTDIR: i32 = 20;
-const EISDIR: i32 = 21;
-const EINVAL: i32 = 22;
-const ENOTEMPTY: i32 = 39;
+use self::state::{ENOTEMPTY, Node, ROOT, State, names_in, no_power, os, parent_and_name};
+use crate::{Disk, File, Lock, OpenMode, Vfs};
 
 /// The operations that can be told to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,48 +54,6 @@ pub enum Op {
 #[derive(Debug, Clone, Default)]
 pub struct MemDisk {
     state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug)]
-enum Node {
-    Dir(Names),
-    File(Content),
-}
-
-#[derive(Debug)]
-struct State {
-    nodes: BTreeMap<Ino, Node>,
-    next: Ino,
-    /// Open files, by node.
-    handles: BTreeMap<Ino, u32>,
-    locks: BTreeSet<Ino>,
-    /// Counts crashes; handles of an older one are dead.
-    generation: u64,
-    /// Operations that changed something, since the disk was made.
-    operations: u64,
-    power_off_at: Option<u64>,
-    off: bool,
-    faults: Vec<(Op, u64, i32)>,
-    capacity: Option<u64>,
-    rng: Rng,
-}
-
-impl Default for State {
-    fn default() -> State {
-        State {
-            nodes: BTreeMap::from([(ROOT, Node::Dir(Names::default()))]),
-            next: ROOT + 1,
-            handles: BTreeMap::new(),
-            locks: BTreeSet::new(),
-            generation: 0,
-            operations: 0,
-            power_off_at: None,
-            off: false,
-            faults: Vec::new(),
-            capacity: None,
-            rng: Rng::new(0),
-        }
-    }
 }
 
 impl MemDisk {
@@ -199,159 +154,6 @@ impl MemDisk {
     fn lock_state(&self) -> MutexGuard<'_, State> {
         // A panic of another thread leaves the state as whole as any operation does.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What the power does to the operation that just began.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Power {
-    On,
-    /// It fails in the middle of this operation: take effect, without being durable, and fail.
-    Fails,
-}
-
-fn os(errno: i32) -> io::Error {
-    io::Error::from_raw_os_error(errno)
-}
-
-fn no_power() -> io::Error {
-    io::Error::other("the simulated disk has no power")
-}
-
-fn names_in(path: &Path) -> io::Result<Vec<&str>> {
-    let mut names = Vec::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => names.push(name.to_str().ok_or_else(|| os(EINVAL))?),
-            Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => return Err(os(EINVAL)),
-        }
-    }
-    Ok(names)
-}
-
-fn parent_and_name(path: &Path) -> io::Result<(&Path, &str)> {
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| os(EINVAL))?;
-    Ok((path.parent().unwrap_or(Path::new("")), name))
-}
-
-impl State {
-    fn begin(&mut self, op: Op) -> io::Result<Power> {
-        if self.off {
-            return Err(no_power());
-        }
-        let mut power = Power::On;
-        if op != Op::Read {
-            self.operations += 1;
-            if self.power_off_at == Some(self.operations) {
-                self.off = true;
-                power = Power::Fails;
-            }
-        }
-        let mut failed = None;
-        self.faults.retain_mut(|(which, left, errno)| {
-            if *which == op {
-                *left -= 1;
-                if *left == 0 {
-                    failed = Some(*errno);
-                }
-            }
-            *left > 0
-        });
-        match failed {
-            Some(errno) if power == Power::On => Err(os(errno)),
-            _ => Ok(power),
-        }
-    }
-
-    fn end(power: Power) -> io::Result<()> {
-        if power == Power::On { Ok(()) } else { Err(no_power()) }
-    }
-
-    fn crash(&mut self, mut rng: Option<&mut Rng>) {
-        for node in self.nodes.values_mut() {
-            match node {
-                Node::Dir(names) => names.crash(rng.as_deref_mut()),
-                Node::File(content) => content.crash(rng.as_deref_mut()),
-            }
-        }
-        self.generation += 1;
-        self.handles.clear();
-        self.locks.clear();
-        self.faults.clear();
-        self.power_off_at = None;
-        self.off = false;
-        self.collect();
-    }
-
-    /// Forgets what has no name and no handle, now and after any crash.
-    fn collect(&mut self) {
-        let mut live: BTreeSet<Ino> = self.handles.keys().copied().collect();
-        let mut todo = vec![ROOT];
-        while let Some(ino) = todo.pop() {
-            if live.insert(ino)
-                && let Some(Node::Dir(names)) = self.nodes.get(&ino)
-            {
-                todo.extend(names.reachable());
-            }
-        }
-        self.nodes.retain(|ino, _| live.contains(ino));
-    }
-
-    fn used(&self) -> u64 {
-        let files = self.nodes.values().map(|node| match node {
-            Node::File(content) => content.bytes().len() as u64,
-            Node::Dir(_) => 0,
-        });
-        files.sum()
-    }
-
-    fn room_for(&self, more: usize) -> io::Result<()> {
-        match self.capacity {
-            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => Err(os(MemDisk::ENOSPC)),
-            _ => Ok(()),
-        }
-    }
-
-    fn dir(&mut self, ino: Ino) -> io::Result<&mut Names> {
-        match self.nodes.get_mut(&ino) {
-            Some(Node::Dir(names)) => Ok(names),
-            _ => Err(os(ENOTDIR)),
-        }
-    }
-
-    fn file(&mut self, ino: Ino) -> io::Result<&mut Content> {
-        match self.nodes.get_mut(&ino) {
-            Some(Node::File(content)) => Ok(content),
-            _ => Err(os(EISDIR)),
-        }
-    }
-
-    fn find(&mut self, path: &Path) -> io::Result<Ino> {
-        let mut ino = ROOT;
-        for name in names_in(path)? {
-            ino = self.dir(ino)?.get(name).ok_or(io::ErrorKind::NotFound)?;
-        }
-        Ok(ino)
-    }
-
-    fn add(&mut self, dir: Ino, name: &str, node: Node) -> io::Result<Ino> {
-        let ino = self.next;
-        self.dir(dir)?.put(name, ino);
-        self.next += 1;
-        self.nodes.insert(ino, node);
-        Ok(ino)
-    }
-
-    fn remove_tree(&mut self, dir: Ino) -> io::Result<()> {
-        for name in self.dir(dir)?.list() {
-            let Some(ino) = self.dir(dir)?.get(&name) else { continue };
-            if let Some(Node::Dir(_)) = self.nodes.get(&ino) {
-                self.remove_tree(ino)?;
-            }
-            self.dir(dir)?.remove(&name, ino);
-        }
-        Ok(())
     }
 }
 
@@ -496,129 +298,6 @@ impl Vfs for MemDisk {
         let generation = state.generation;
         drop(state);
         Ok(Box::new(MemLock { disk: self.clone(), ino, generation }))
-    }
-}
-
-#[derive(Debug)]
-struct MemLock {
-    disk: MemDisk,
-    ino: Ino,
-    generation: u64,
-}
-
-impl Lock for MemLock {}
-
-impl Drop for MemLock {
-    fn drop(&mut self) {
-        let mut state = self.disk.lock_state();
-        if state.generation == self.generation {
-            state.locks.remove(&self.ino);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct MemFile {
-    disk: MemDisk,
-    ino: Ino,
-    generation: u64,
-    writable: bool,
-}
-
-impl MemFile {
-    /// The disk, if this handle is still good for that operation.
-    fn state(&self, op: Op) -> io::Result<MutexGuard<'_, State>> {
-        let state = self.disk.lock_state();
-        if state.generation != self.generation {
-            return Err(io::Error::other("the file was opened before the simulated crash"));
-        }
-        if op != Op::Read && !self.writable {
-            return Err(os(EINVAL));
-        }
-        Ok(state)
-    }
-}
-
-impl Drop for MemFile {
-    fn drop(&mut self) {
-        let mut state = self.disk.lock_state();
-        if state.generation == self.generation
-            && let Some(count) = state.handles.get_mut(&self.ino)
-        {
-            *count -= 1;
-            if *count == 0 {
-                state.handles.remove(&self.ino);
-            }
-        }
-    }
-}
-
-/// A position in memory.
-fn position(offset: u64) -> io::Result<usize> {
-    usize::try_from(offset).map_err(|_| os(EINVAL))
-}
-
-impl File for MemFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut state = self.state(Op::Read)?;
-        state.begin(Op::Read)?;
-        let bytes = state.file(self.ino)?.bytes();
-        let from = position(offset)?.min(bytes.len());
-        let n = buf.len().min(bytes.len() - from);
-        buf[..n].copy_from_slice(&bytes[from..from + n]);
-        Ok(n)
-    }
-
-    fn write_all_at(&mut self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let mut state = self.state(Op::Write)?;
-        let offset = position(offset)?;
-        let len = state.file(self.ino)?.bytes().len();
-        match state.begin(Op::Write) {
-            Ok(power) => {
-                state.room_for((offset + buf.len()).saturating_sub(len))?;
-                state.file(self.ino)?.write(buf, offset);
-                State::end(power)
-            }
-            Err(e) if state.off => Err(e),
-            Err(e) => {
-                // A failed write stopped somewhere, after a whole sector.
-                let stop = offset + (state.rng.next() % (buf.len() as u64 + 1)) as usize;
-                let some = (stop - stop % SECTOR).saturating_sub(offset);
-                state.file(self.ino)?.write(&buf[..some], offset);
-                Err(e)
-            }
-        }
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.state(Op::Read)?.file(self.ino)?.bytes().len() as u64)
-    }
-
-    fn set_len(&mut self, len: u64) -> io::Result<()> {
-        let mut state = self.state(Op::SetLen)?;
-        let len = position(len)?;
-        let old = state.file(self.ino)?.bytes().len();
-        let power = state.begin(Op::SetLen)?;
-        state.room_for(len.saturating_sub(old))?;
-        state.file(self.ino)?.set_len(len);
-        State::end(power)
-    }
-
-    fn sync_data(&mut self) -> io::Result<()> {
-        let mut state = self.state(Op::Sync)?;
-        match state.begin(Op::Sync) {
-            Ok(power) => {
-                State::end(power)?;
-                state.file(self.ino)?.sync();
-                Ok(())
-            }
-            Err(e) if state.off => Err(e),
-            Err(e) => {
-                let mut rng = Rng::new(state.rng.next());
-                state.file(self.ino)?.sync_fails(&mut rng);
-                Err(e)
-            }
-        }
     }
 }
 

@@ -5,9 +5,11 @@ use kvd_wal::{Error, SnapshotRecord, Wal};
 
 use crate::support::*;
 
+type Call = fn(&mut Wal) -> kvd_wal::Result<()>;
+
 /// Every call on a stopped log, each by itself.
 fn assert_stopped(mut wal: Wal, why: &str) {
-    let calls: [(&str, fn(&mut Wal) -> kvd_wal::Result<()>); 5] = [
+    let calls: [(&str, Call); 5] = [
         ("save", |wal| wal.save(&[], Some(&hard_state(9, 9, 0)), true)),
         ("save of nothing", |wal| wal.save(&[], None, false)),
         ("save_snapshot", |wal| wal.save_snapshot(SnapshotRecord::default())),

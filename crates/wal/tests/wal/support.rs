@@ -7,19 +7,19 @@ use kvd_vfs::MemDisk;
 use kvd_wal::{Options, Replay, Result, SnapshotRecord, Wal};
 use raft::eraftpb::{Entry, HardState};
 
-pub const DIR: &str = "/m/wal";
-pub const METADATA: &[u8] = b"cluster 7, member 1";
-pub const BEGINNING: SnapshotRecord = SnapshotRecord { index: 0, term: 0 };
+pub(crate) const DIR: &str = "/m/wal";
+pub(crate) const METADATA: &[u8] = b"cluster 7, member 1";
+pub(crate) const BEGINNING: SnapshotRecord = SnapshotRecord { index: 0, term: 0 };
 
-pub fn dir() -> &'static Path {
+pub(crate) fn dir() -> &'static Path {
     Path::new(DIR)
 }
 
-pub fn options(segment_bytes: u64) -> Options {
+pub(crate) fn options(segment_bytes: u64) -> Options {
     Options { segment_bytes, prepare_ahead: false }
 }
 
-pub fn entry(index: u64, term: u64, len: usize) -> Entry {
+pub(crate) fn entry(index: u64, term: u64, len: usize) -> Entry {
     let mut entry = Entry::default();
     (entry.index, entry.term) = (index, term);
     // Telling and not zero, so that a lost or swapped sector is seen.
@@ -28,54 +28,54 @@ pub fn entry(index: u64, term: u64, len: usize) -> Entry {
     entry
 }
 
-pub fn entries(range: std::ops::RangeInclusive<u64>, term: u64, len: usize) -> Vec<Entry> {
+pub(crate) fn entries(range: std::ops::RangeInclusive<u64>, term: u64, len: usize) -> Vec<Entry> {
     range.map(|index| entry(index, term, len)).collect()
 }
 
-pub fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
+pub(crate) fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
     let mut state = HardState::default();
     (state.term, state.vote, state.commit) = (term, vote, commit);
     state
 }
 
-pub fn snapshot(index: u64, term: u64) -> SnapshotRecord {
+pub(crate) fn snapshot(index: u64, term: u64) -> SnapshotRecord {
     SnapshotRecord { index, term }
 }
 
-pub fn create(disk: &MemDisk, segment_bytes: u64) -> Wal {
+pub(crate) fn create(disk: &MemDisk, segment_bytes: u64) -> Wal {
     Wal::create(disk.disk(), dir(), METADATA, None, options(segment_bytes)).unwrap()
 }
 
-pub fn try_open_at(disk: &MemDisk, at: SnapshotRecord) -> Result<(Wal, Replay)> {
+pub(crate) fn try_open_at(disk: &MemDisk, at: SnapshotRecord) -> Result<(Wal, Replay)> {
     Wal::open(disk.disk(), dir(), at, options(4096))
 }
 
-pub fn try_open(disk: &MemDisk) -> Result<(Wal, Replay)> {
+pub(crate) fn try_open(disk: &MemDisk) -> Result<(Wal, Replay)> {
     try_open_at(disk, BEGINNING)
 }
 
-pub fn open(disk: &MemDisk) -> (Wal, Replay) {
+pub(crate) fn open(disk: &MemDisk) -> (Wal, Replay) {
     try_open(disk).unwrap()
 }
 
 /// The paths of the segments, ascending.
-pub fn segments(disk: &MemDisk) -> Vec<PathBuf> {
+pub(crate) fn segments(disk: &MemDisk) -> Vec<PathBuf> {
     let names = disk.disk().list(dir()).unwrap();
     names.into_iter().filter(|name| name.ends_with(".wal")).map(|name| dir().join(name)).collect()
 }
 
-pub fn read(disk: &MemDisk, path: &Path) -> Vec<u8> {
+pub(crate) fn read(disk: &MemDisk, path: &Path) -> Vec<u8> {
     disk.read_file(path).unwrap()
 }
 
 /// Changes a file's bytes, durably.
-pub fn edit(disk: &MemDisk, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn edit(disk: &MemDisk, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = read(disk, path);
     change(&mut bytes);
     disk.overwrite_file(path, bytes).unwrap();
 }
 
 /// Where the data of a segment ends: behind the last sector that is not all zeros.
-pub fn data_end(bytes: &[u8]) -> usize {
+pub(crate) fn data_end(bytes: &[u8]) -> usize {
     bytes.chunks(512).rposition(|sector| sector.iter().any(|b| *b != 0)).map_or(0, |i| (i + 1) * 512)
 }
