@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// hyper panics below it.
+const MIN_HEAD_BYTES: usize = 8192;
+
 /// Who this member is, and what it allows itself and its peers.
 ///
 /// ```
@@ -26,7 +29,7 @@ pub struct Config {
     pub max_frame_bytes: u32,
     /// Most connections that the listener holds at once; one more is closed at once.
     pub max_connections: usize,
-    /// Longest request or response head, and size of one read, in bytes. hyper wants 8192 at least.
+    /// Longest request or response head, and size of one read, in bytes. 8192 at least.
     pub max_head_bytes: usize,
     /// How long a connect may take, name resolution included.
     pub dial_timeout: Duration,
@@ -51,6 +54,21 @@ pub struct Config {
     pub stop_grace: Duration,
 }
 
+impl Config {
+    /// The same, with what cannot work replaced by the nearest that can.
+    pub(crate) fn workable(mut self) -> Config {
+        const MOMENT: Duration = Duration::from_millis(1);
+        self.max_head_bytes = self.max_head_bytes.max(MIN_HEAD_BYTES);
+        self.snapshot_chunk_bytes = self.snapshot_chunk_bytes.max(1);
+        self.heartbeat_interval = self.heartbeat_interval.max(MOMENT);
+        self.stream_timeout = self.stream_timeout.max(MOMENT);
+        self.redial_min = self.redial_min.max(MOMENT);
+        self.redial_max = self.redial_max.max(self.redial_min);
+        self.snapshot_stall_timeout = self.snapshot_stall_timeout.max(MOMENT);
+        self
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -73,5 +91,32 @@ impl Default for Config {
             snapshot_install_timeout: Duration::from_secs(60),
             stop_grace: Duration::from_millis(500),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_it_can_panic_or_spin() {
+        for (given, want) in [(0, 8192), (8191, 8192), (8192, 8192), (8193, 8193)] {
+            let config = Config { max_head_bytes: given, ..Config::default() }.workable();
+            assert_eq!(config.max_head_bytes, want);
+        }
+        let zero = Duration::ZERO;
+        let config = Config {
+            heartbeat_interval: zero,
+            stream_timeout: zero,
+            redial_min: zero,
+            redial_max: zero,
+            snapshot_stall_timeout: zero,
+            snapshot_chunk_bytes: 0,
+            ..Config::default()
+        }
+        .workable();
+        assert!(!config.heartbeat_interval.is_zero() && !config.stream_timeout.is_zero());
+        assert!(!config.redial_min.is_zero() && config.redial_max >= config.redial_min);
+        assert!(!config.snapshot_stall_timeout.is_zero() && config.snapshot_chunk_bytes > 0);
     }
 }

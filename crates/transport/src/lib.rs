@@ -43,6 +43,30 @@
 //! [`Transport::start`], then [`Transport::serve`]; [`Peers::send`] and [`Peers::update`] at any time;
 //! [`Transport::stop`] last. A joiner calls [`fetch_membership`] before any of it.
 //!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use kvd_raftpb::node::Membership;
+//! use kvd_transport::{Config, PeerHandler, Peers, SnapshotStore, Transport};
+//!
+//! async fn run(
+//!     handler: Arc<dyn PeerHandler>,
+//!     snapshots: Arc<dyn SnapshotStore>,
+//!     members: Membership,
+//!     mut ready: tokio::sync::mpsc::Receiver<Vec<raft::eraftpb::Message>>,
+//! ) -> std::io::Result<()> {
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:9021").await?;
+//!     let config = Config { member_id: 1, cluster_id: members.cluster_id, ..Default::default() };
+//!     let transport = Transport::start(config, handler, snapshots, &members);
+//!     transport.serve(listener);
+//!     while let Some(messages) = ready.recv().await {
+//!         transport.send(messages);
+//!     }
+//!     transport.stop().await;
+//!     Ok(())
+//! }
+//! ```
+//!
 //! The frames are drawn in `codec`, the headers in `identity`, the paths and refusals in `handler`.
 //!
 //! Left out so far: pipelined posts as a fallback without a stream, calls with an answer, probing with round-trip times,

@@ -23,6 +23,7 @@ pub struct Metrics {
     snapshots_received: Family<Two, Counter>,
     dial_failures: Family<One, Counter>,
     pub(crate) connections: Gauge,
+    pub(crate) connections_refused: Counter,
     /// Messages for somebody who is not a member. They get no label: ids from outside must not grow the page.
     pub(crate) unknown_recipients: Counter,
 }
@@ -160,6 +161,11 @@ impl Metrics {
             "unknown_recipients",
             "Messages that were not sent, their recipient being no member",
             self.unknown_recipients.clone(),
+        );
+        own.register(
+            "connections_refused",
+            "Connections closed at once because there were too many",
+            self.connections_refused.clone(),
         );
         own.register("connections", "Connections that the listener holds", self.connections.clone());
     }

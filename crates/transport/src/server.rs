@@ -51,7 +51,11 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
         match shared.connections.clone().try_acquire_owned() {
             Ok(permit) => shared.spawn(serve(shared.clone(), socket, permit)),
             Err(_) => {
-                tracing::warn!(limit = shared.config.max_connections, "too many peer connections: one closed")
+                shared.metrics.connections_refused.inc();
+                tracing::debug!(
+                    limit = shared.config.max_connections,
+                    "too many peer connections: one closed"
+                );
             }
         }
     }

@@ -162,7 +162,7 @@ fn read_chunks(
 ) {
     let mut left = len;
     while left > 0 {
-        let size = usize::try_from(left).unwrap_or(usize::MAX).min(chunk_bytes.max(1));
+        let size = usize::try_from(left).unwrap_or(usize::MAX).min(chunk_bytes);
         let mut chunk = vec![0; size];
         left -= size as u64;
         let result = reader.read_exact(&mut chunk).and_then(|()| match left {

@@ -37,7 +37,7 @@ impl Transport {
         snapshots: Arc<dyn SnapshotStore>,
         membership: &Membership,
     ) -> Transport {
-        let shared = Arc::new(Shared::new(config, handler, snapshots, Handle::current()));
+        let shared = Arc::new(Shared::new(config.workable(), handler, snapshots, Handle::current()));
         let transport = Transport { shared };
         transport.update(membership);
         transport
@@ -77,29 +77,42 @@ impl Transport {
     }
 }
 
+impl Transport {
+    fn send_snapshot(&self, message: Message) {
+        let shared = &self.shared;
+        let to = message.to;
+        let peer = shared.directory().peers.get(&to).cloned();
+        if peer.is_none() {
+            shared.metrics.unknown_recipients.inc();
+        }
+        match peer {
+            Some(peer) if !shared.halt.is_cancelled() => snapshot_sender::start(shared, peer, message),
+            _ => shared.handler.report_snapshot(to, false),
+        }
+    }
+}
+
 impl Peers for Transport {
     fn send(&self, messages: Vec<Message>) {
         let shared = &self.shared;
         // The handler is called when no lock is held: it may come back to the transport.
         let mut unreachable: Vec<u64> = Vec::new();
-        let mut snapshots: Vec<(u64, Option<(Arc<Peer>, Message)>)> = Vec::new();
+        let mut snapshots: Vec<Message> = Vec::new();
         let directory = shared.directory();
         for message in messages {
             let to = message.to;
-            let peer = directory.peers.get(&to);
-            if peer.is_none() {
+            let Some(class) = Class::of(&message) else {
+                snapshots.push(message);
+                continue;
+            };
+            let Some(peer) = directory.peers.get(&to) else {
                 shared.metrics.unknown_recipients.inc();
-            }
-            match (Class::of(&message), peer) {
-                (None, peer) => snapshots.push((to, peer.map(|peer| (peer.clone(), message)))),
-                (Some(_), None) => {}
-                (Some(class), Some(peer)) => {
-                    if let Err(dropped) = peer.outbox(class).push(message) {
-                        peer.metrics.dropped(dropped.reason, 1);
-                        if dropped.report && !unreachable.contains(&to) {
-                            unreachable.push(to);
-                        }
-                    }
+                continue;
+            };
+            if let Err(dropped) = peer.outbox(class).push(message) {
+                peer.metrics.dropped(dropped.reason, 1);
+                if dropped.report && !unreachable.contains(&to) {
+                    unreachable.push(to);
                 }
             }
         }
@@ -107,13 +120,8 @@ impl Peers for Transport {
         for id in unreachable {
             shared.handler.report_unreachable(id);
         }
-        for (to, known) in snapshots {
-            match known {
-                Some((peer, message)) if !shared.halt.is_cancelled() => {
-                    snapshot_sender::start(shared, peer, message);
-                }
-                _ => shared.handler.report_snapshot(to, false),
-            }
+        for message in snapshots {
+            self.send_snapshot(message);
         }
     }
 

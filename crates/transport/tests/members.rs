@@ -1,5 +1,7 @@
 //! The joiner's question.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, as the test does")]
+
 mod support;
 
 use std::time::Duration;
@@ -8,7 +10,7 @@ use kvd_transport::{Error, fetch_membership};
 use support::raw::FakePeer;
 use support::*;
 
-const LIMIT: Duration = Duration::from_millis(300);
+const LIMIT: Duration = Duration::from_secs(1);
 
 async fn knowing(list: &kvd_raftpb::node::Membership) -> Node {
     let node = Node::start(config(1), &membership(&[], &[])).await;

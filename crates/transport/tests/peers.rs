@@ -1,5 +1,7 @@
 //! Peers that come, move and go, and the dialling of them.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, as the test does")]
+
 mod support;
 
 use kvd_transport::Peers as _;

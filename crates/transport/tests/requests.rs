@@ -1,5 +1,7 @@
 //! Every request that the listener refuses, and how.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, as the test does")]
+
 mod support;
 
 use std::time::Duration;
@@ -123,6 +125,7 @@ async fn connections_are_counted_and_bounded() {
     }
     let mut one_more = Raw::connect(node.address()).await;
     assert_eq!(one_more.rest().await, b"", "closed without a word");
+    assert_eq!(node.metric("kvd_transport_connections_refused_total"), 1.0);
     // One that goes makes room for one.
     let mut last = open.pop().unwrap();
     last.request("GET /raft/probing", &headers(2, 1), b"").await;

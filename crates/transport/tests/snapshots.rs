@@ -1,5 +1,7 @@
 //! Snapshots: whole or not at all, and always reported.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, as the test does")]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Messages between members: which stream they take, their order, and what is dropped.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, as the test does")]
+
 mod support;
 
 use std::time::Duration;

@@ -7,6 +7,9 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use kvd_transport::{SnapshotSink, SnapshotStore};
 
+/// Snapshots by term and index.
+type Files = HashMap<(u64, u64), Vec<u8>>;
+
 /// What opening a snapshot gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
@@ -24,13 +27,13 @@ pub enum Mode {
 
 #[derive(Debug, Default)]
 pub struct MemStore {
-    files: Mutex<HashMap<(u64, u64), Vec<u8>>>,
+    files: Mutex<Files>,
     pub mode: Mutex<Mode>,
     /// A sink fails when it has this many bytes.
     pub disk_full_at: Mutex<Option<usize>>,
     temporary: Arc<AtomicUsize>,
     gate: Arc<(Mutex<bool>, Condvar)>,
-    installed: Arc<Mutex<HashMap<(u64, u64), Vec<u8>>>>,
+    installed: Arc<Mutex<Files>>,
 }
 
 pub fn snapshot_bytes(len: usize) -> Vec<u8> {
@@ -49,7 +52,7 @@ impl MemStore {
     }
 
     /// What was installed, by term and index.
-    pub fn installed(&self) -> HashMap<(u64, u64), Vec<u8>> {
+    pub fn installed(&self) -> Files {
         self.installed.lock().unwrap().clone()
     }
 
@@ -123,7 +126,7 @@ struct Sink {
     bytes: Vec<u8>,
     limit: Option<usize>,
     temporary: Arc<AtomicUsize>,
-    installed: Arc<Mutex<HashMap<(u64, u64), Vec<u8>>>>,
+    installed: Arc<Mutex<Files>>,
 }
 
 impl Write for Sink {
