@@ -332,6 +332,8 @@ mod tests {
         assert_eq!(outbox.detach(generation), Some((1, true)));
         assert_eq!(outbox.detach(generation), None);
         assert_eq!(outbox.push(message(4, 0)), refused(DropReason::NoStream, false));
+        let (generation, _) = outbox.attach(CancellationToken::new()).unwrap();
+        assert_eq!(take(&outbox, generation, 1000), (Taken::Nothing, vec![]), "nothing old is left");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     /// One permit for each connection that the listener may hold.
     pub(crate) connections: Arc<Semaphore>,
     /// The one permit to receive a snapshot: two at once would only delay each other.
-    pub(crate) receiving: Semaphore,
+    pub(crate) receiving: Arc<Semaphore>,
     runtime: Handle,
     directory: RwLock<Directory>,
     told_removed: AtomicBool,
@@ -59,7 +59,7 @@ impl Shared {
     ) -> Shared {
         Shared {
             connections: Arc::new(Semaphore::new(config.max_connections)),
-            receiving: Semaphore::new(1),
+            receiving: Arc::new(Semaphore::new(1)),
             config,
             handler,
             snapshots,

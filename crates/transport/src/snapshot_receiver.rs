@@ -18,7 +18,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::{Request, StatusCode};
 use kvd_raftpb::codec::decode_message;
 use raft::eraftpb::{Message, MessageType};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::codec::{Decoder, Frame};
 use crate::identity::{self, Refusal};
@@ -39,11 +39,11 @@ pub(crate) async fn receive(shared: &Arc<Shared>, request: Request<Incoming>) ->
     if request.body().size_hint().exact().is_none() {
         return Err(Refusal::new(StatusCode::LENGTH_REQUIRED, "a snapshot needs a Content-Length"));
     }
-    let Ok(_only) = shared.receiving.try_acquire() else {
+    let Ok(only) = shared.receiving.clone().try_acquire_owned() else {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "another snapshot is being received"));
     };
     let result = tokio::select! {
-        result = transfer(shared, &peer, request.into_body()) => result,
+        result = transfer(shared, &peer, request.into_body(), only) => result,
         () = peer.cancel.cancelled() => {
             Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "this member is stopping, or you were removed"))
         }
@@ -56,7 +56,12 @@ pub(crate) async fn receive(shared: &Arc<Shared>, request: Request<Incoming>) ->
     Ok(())
 }
 
-async fn transfer(shared: &Arc<Shared>, peer: &Peer, body: Incoming) -> Result<Message, Refusal> {
+async fn transfer(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    body: Incoming,
+    only: OwnedSemaphorePermit,
+) -> Result<Message, Refusal> {
     let mut source = Source { shared, peer, body };
     let (message, rest) = source.head().await?;
     let metadata = message.get_snapshot().get_metadata();
@@ -65,6 +70,8 @@ async fn transfer(shared: &Arc<Shared>, peer: &Peer, body: Incoming) -> Result<M
     let (steps, queue) = mpsc::channel(QUEUED_CHUNKS);
     let store = shared.snapshots.clone();
     let disk = shared.spawn_blocking(move || -> io::Result<()> {
+        // Held until the sink is gone, even if the connection breaks before: no second sink meets the first.
+        let _only = only;
         let mut queue = queue;
         let mut sink = store.receive(term, index)?;
         loop {
