@@ -444,3 +444,18 @@ fn a_leader_that_removed_itself_takes_no_acknowledgement() {
         assert_eq!(stepped.is_err(), from == 3, "the second acknowledgement commits");
     }
 }
+
+/// A joiner of term 0 cannot turn a pre-vote down: its answer would have to carry that term.
+#[test]
+fn a_joiner_is_not_asked_to_vote_for_an_empty_log() {
+    let config = Config { id: 1, election_tick: 10, heartbeat_tick: 1, ..Config::default() };
+    let logger = slog::Logger::root(slog::Discard, slog::o!());
+    let mut node = RawNode::new(&config, MemStorage::new(), &logger).unwrap();
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgRequestPreVote);
+    (message.from, message.to, message.term, message.priority) = (2, 1, 1, -1);
+    let refused = validate::message(&mut message.clone(), &Rules::of(&node.raft, 2)).unwrap_err();
+    assert_eq!(refused.reason, Reason::EmptyCandidate);
+    let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| node.step(message)));
+    assert!(stepped.is_err());
+}
