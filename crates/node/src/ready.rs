@@ -17,6 +17,7 @@
 //! each write carries the newest hard state, and a record is written after the commit that covers it.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use raft::eraftpb::{Entry, HardState, Message, SnapshotMetadata};
 
@@ -103,13 +104,15 @@ impl<S: StateMachine> Core<S> {
 
         // 2. write
         let number = ready.number();
-        let held = ready.take_persisted_messages();
+        let mut held = ready.take_persisted_messages();
         let entries = ready.take_entries();
         let snapshot = Some(ready.snapshot()).filter(|s| !s.is_empty()).map(|s| s.get_metadata().clone());
         if let Some(state) = ready.hs() {
             self.pipeline.unsaved = Some(state.clone());
         }
-        if ready.must_sync() {
+        let must_sync = ready.must_sync();
+        if must_sync {
+            let held = mem::take(&mut held);
             let seq = self.pipeline.next_seq();
             let installed = snapshot.as_ref().map(|metadata| metadata.index);
             self.pipeline.in_flight.push_back(InFlight {
@@ -125,8 +128,6 @@ impl<S: StateMachine> Core<S> {
                 entries: entries.clone(),
                 hard_state: self.pipeline.take_unsaved(),
             });
-        } else {
-            self.after_earlier_writes(number, held, out);
         }
 
         // 3. store
@@ -142,6 +143,9 @@ impl<S: StateMachine> Core<S> {
             self.reads.confirm(&read.request_ctx, read.index);
         }
         self.raw.advance_append_async(ready);
+        if !must_sync {
+            self.after_earlier_writes(number, held, out);
+        }
 
         // 4. apply
         if let Some(last) = committed.last().map(|entry| entry.index) {
