@@ -1,0 +1,202 @@
+//! Committed commands to changes of the store.
+//!
+//! # Contract
+//!
+//! The store after an entry, and the responses, are a function of the store before it and of the entry's bytes, and of
+//! nothing else: no clock, no randomness, no configuration of this member. Bytes that are no command get a refusal,
+//! the same on every member, and change nothing; nothing here panics on input.
+
+use std::io::{self, Read};
+use std::thread::{self, JoinHandle};
+
+use bytes::Bytes;
+use kvd_node::StateMachine;
+
+use crate::command::{Command, Response};
+use crate::snapshot::{self, View};
+use crate::store::{Shared, Store};
+
+/// The most keys that are freed on the node's loop, which takes some 5 ms; half a second for each million of them would
+/// cost a member its leader.
+const FREED_INLINE: usize = 10_000;
+
+/// The state machine that the node's loop drives. Whoever reads the store holds a clone of the [`Shared`] that this
+/// one was made with.
+#[derive(Debug)]
+pub struct Kv {
+    store: Shared,
+    /// Frees a store that a snapshot has replaced.
+    freeing: Option<JoinHandle<()>>,
+}
+
+impl Kv {
+    /// A state machine that writes to `store`. There is one for each store.
+    #[must_use]
+    pub fn new(store: Shared) -> Self {
+        Self { store, freeing: None }
+    }
+}
+
+impl StateMachine for Kv {
+    type View = View;
+    type Restored = Store;
+
+    fn apply(&mut self, commands: &[Bytes], _index: u64) -> Vec<Bytes> {
+        let mut store = self.store.write();
+        commands.iter().map(|command| apply(&mut store, command).encode()).collect()
+    }
+
+    fn freeze(&mut self) -> View {
+        View::new(self.store.read().clone())
+    }
+
+    fn restore(reader: &mut dyn Read) -> io::Result<Store> {
+        Ok(snapshot::read(reader)?)
+    }
+
+    fn install(&mut self, restored: Store) {
+        let replaced = std::mem::replace(&mut *self.store.write(), restored);
+        if replaced.len() > FREED_INLINE {
+            self.finish_freeing();
+            // Where there can be no thread, the closure is dropped here, and the store with it.
+            let thread = thread::Builder::new().name("kvd-free".into()).spawn(move || drop(replaced));
+            self.freeing = thread.ok();
+        }
+    }
+}
+
+impl Kv {
+    fn finish_freeing(&mut self) {
+        if let Some(thread) = self.freeing.take() {
+            // It only drops a map of bytes, which does not panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Kv {
+    fn drop(&mut self) {
+        self.finish_freeing();
+    }
+}
+
+fn apply(store: &mut Store, command: &Bytes) -> Response {
+    match Command::decode(command.clone()) {
+        Ok(Command::Put { key, value }) => Response::Put(store.put(&key, &value)),
+        Ok(Command::Delete { key }) => Response::Delete(store.delete(&key)),
+        Err(refusal) => Response::Refused(refusal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvd_node::View as _;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::command::Refusal;
+    use crate::store::{Deleted, Written};
+
+    fn put(key: &'static str, value: &'static str) -> Bytes {
+        Command::Put { key: key.into(), value: value.into() }.encode()
+    }
+
+    fn delete(key: &'static str) -> Bytes {
+        Command::Delete { key: key.into() }.encode()
+    }
+
+    fn responses(encoded: Vec<Bytes>) -> Vec<Response> {
+        encoded.into_iter().map(|bytes| Response::decode(bytes).unwrap()).collect()
+    }
+
+    #[test]
+    fn each_command_gets_its_response_in_order() {
+        let shared = Shared::new();
+        let mut kv = Kv::new(shared.clone());
+        let batch = [put("a", "1"), Bytes::from_static(b"\xff"), delete("b"), put("a", "2"), delete("a")];
+        let expected = vec![
+            Response::Put(Written { revision: 2, version: 1 }),
+            Response::Refused(Refusal::Malformed),
+            Response::Delete(Deleted { revision: 2, existed: false }),
+            Response::Put(Written { revision: 3, version: 2 }),
+            Response::Delete(Deleted { revision: 4, existed: true }),
+        ];
+        assert_eq!(responses(kv.apply(&batch, 7)), expected);
+        assert_eq!(shared.read().revision(), 4);
+        assert!(kv.apply(&[], 8).is_empty());
+    }
+
+    #[test]
+    fn the_store_does_not_keep_an_entry_alive() {
+        let shared = Shared::new();
+        let mut kv = Kv::new(shared.clone());
+        let entry = Bytes::from([put("key", "value"), put("other", "value")].concat());
+        let first = put("key", "value").len();
+        kv.apply(&[entry.slice(..first), entry.slice(first..)], 1);
+        assert_eq!(shared.read().len(), 2);
+        assert!(entry.is_unique());
+    }
+
+    #[test]
+    fn a_frozen_view_is_not_written_to_and_can_be_installed_elsewhere() {
+        let shared = Shared::new();
+        let mut kv = Kv::new(shared.clone());
+        kv.apply(&[put("a", "1")], 1);
+        let view = kv.freeze();
+        kv.apply(&[put("a", "2"), put("b", "2")], 2);
+        let mut bytes = Vec::new();
+        view.write(&mut bytes).unwrap();
+
+        let other = Shared::new();
+        let mut follower = Kv::new(other.clone());
+        follower.apply(&[put("gone", "x")], 1);
+        follower.install(Kv::restore(&mut bytes.as_slice()).unwrap());
+        assert_eq!(other.read().get(b"a").unwrap().value, "1");
+        assert!(other.read().get(b"gone").is_none());
+        assert_eq!(other.read().revision(), 2);
+        let second = [put("a", "2"), put("b", "2")];
+        follower.apply(&second, 2);
+        assert_eq!(*other.read(), *shared.read());
+    }
+
+    #[test]
+    fn a_large_store_is_replaced_like_a_small_one() {
+        for keys in [FREED_INLINE - 1, FREED_INLINE, FREED_INLINE + 1] {
+            let shared = Shared::new();
+            let mut kv = Kv::new(shared.clone());
+            for i in 0..keys {
+                shared.write().put(&i.to_be_bytes(), b"");
+            }
+            kv.install(Store::new());
+            assert_eq!(kv.freeing.is_some(), keys > FREED_INLINE);
+            assert_eq!(*shared.read(), Store::new());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn members_agree_whatever_the_bytes(
+            commands in prop::collection::vec(
+                prop_oneof![
+                    prop::collection::vec(any::<u8>(), 0..24).prop_map(Bytes::from),
+                    ("[ab]{0,2}", any::<Vec<u8>>())
+                        .prop_map(|(k, v)| Command::Put { key: k.into(), value: v.into() }.encode()),
+                    "[ab]{0,2}".prop_map(|k| Command::Delete { key: k.into() }.encode()),
+                ],
+                0..40,
+            ),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            // The same commands, in one entry here and in two entries there.
+            let (one, two) = (Shared::new(), Shared::new());
+            let whole = Kv::new(one.clone()).apply(&commands, 9);
+            let cut = cut.index(commands.len() + 1);
+            let mut other = Kv::new(two.clone());
+            let mut parts = other.apply(&commands[..cut], 3);
+            parts.extend(other.apply(&commands[cut..], 4));
+            prop_assert_eq!(whole.len(), commands.len());
+            prop_assert_eq!(whole, parts);
+            prop_assert_eq!(&*one.read(), &*two.read());
+        }
+    }
+}

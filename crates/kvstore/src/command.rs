@@ -1,0 +1,162 @@
+//! Commands and responses to bytes and back.
+//!
+//! A command is encoded once, by the member that takes the request; each member decodes it when it applies it. The
+//! decoded key and value are slices of the entry's buffer: the store copies what it keeps.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::pb;
+use crate::store::{Deleted, Written};
+
+pub use crate::pb::Refusal;
+
+/// The longest key, in bytes, that any version of the store takes: what a snapshot may carry. The limit that a
+/// client meets ([`crate::Limits`]) is lower and may be set by a flag; this one may not, because every member must
+/// refuse the same commands.
+pub const FORMAT_KEY_BYTES: usize = 64 << 10;
+/// The longest value, in bytes, that any version of the store takes. See [`FORMAT_KEY_BYTES`].
+pub const FORMAT_VALUE_BYTES: usize = 64 << 20;
+
+/// A change that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Sets a key to a value.
+    Put {
+        /// The key: any bytes.
+        key: Bytes,
+        /// The value: any bytes.
+        value: Bytes,
+    },
+    /// Removes a key.
+    Delete {
+        /// The key: any bytes.
+        key: Bytes,
+    },
+}
+
+impl Command {
+    /// The bytes that are proposed.
+    #[must_use]
+    pub fn encode(self) -> Bytes {
+        let kind = match self {
+            Self::Put { key, value } => pb::command::Kind::Put(pb::Put { key, value }),
+            Self::Delete { key } => pb::command::Kind::Delete(pb::Delete { key }),
+        };
+        pb::Command { kind: Some(kind) }.encode_to_vec().into()
+    }
+
+    /// Reads a command; key and value are slices of `bytes`. What is refused here every member refuses alike.
+    pub fn decode(bytes: Bytes) -> Result<Self, Refusal> {
+        let command = pb::Command::decode(bytes).map_err(|_| Refusal::Malformed)?;
+        let fits = |key: &Bytes, value: usize| key.len() <= FORMAT_KEY_BYTES && value <= FORMAT_VALUE_BYTES;
+        match command.kind {
+            Some(pb::command::Kind::Put(pb::Put { key, value })) if fits(&key, value.len()) => {
+                Ok(Self::Put { key, value })
+            }
+            Some(pb::command::Kind::Delete(pb::Delete { key })) if fits(&key, 0) => Ok(Self::Delete { key }),
+            Some(_) => Err(Refusal::TooLarge),
+            None => Err(Refusal::UnknownKind),
+        }
+    }
+}
+
+/// What a command did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// A put was done.
+    Put(Written),
+    /// A delete was done, also if there was nothing to delete.
+    Delete(Deleted),
+    /// Nothing was done.
+    Refused(Refusal),
+}
+
+impl Response {
+    /// The bytes that go back to the requester, and into its session.
+    #[must_use]
+    pub fn encode(self) -> Bytes {
+        use pb::response::Kind;
+        let kind = match self {
+            Self::Put(Written { revision, version }) => Kind::Put(pb::Written { revision, version }),
+            Self::Delete(Deleted { revision, existed }) => Kind::Delete(pb::Deleted { revision, existed }),
+            Self::Refused(refusal) => Kind::Refused(refusal.into()),
+        };
+        pb::Response { kind: Some(kind) }.encode_to_vec().into()
+    }
+
+    /// Reads a response; `None` if the bytes are none that this version knows.
+    #[must_use]
+    pub fn decode(bytes: Bytes) -> Option<Self> {
+        use pb::response::Kind;
+        match pb::Response::decode(bytes).ok()?.kind? {
+            Kind::Put(pb::Written { revision, version }) => Some(Self::Put(Written { revision, version })),
+            Kind::Delete(pb::Deleted { revision, existed }) => {
+                Some(Self::Delete(Deleted { revision, existed }))
+            }
+            Kind::Refused(refusal) => Refusal::try_from(refusal).ok().map(Self::Refused),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: usize, value: usize) -> Bytes {
+        Command::Put { key: vec![0; key].into(), value: vec![0xff; value].into() }.encode()
+    }
+
+    #[test]
+    fn commands_survive_encoding() {
+        for command in [
+            Command::Put { key: "k".into(), value: Bytes::from_static(b"a\xff\0b") },
+            Command::Put { key: "".into(), value: "".into() },
+            Command::Delete { key: Bytes::from_static(&[0xff, 0xfe]) },
+        ] {
+            assert_eq!(Command::decode(command.clone().encode()), Ok(command));
+        }
+    }
+
+    #[test]
+    fn responses_survive_encoding() {
+        for response in [
+            Response::Put(Written { revision: 2, version: 1 }),
+            Response::Delete(Deleted { revision: u64::MAX, existed: true }),
+            Response::Delete(Deleted { revision: 0, existed: false }),
+            Response::Refused(Refusal::Malformed),
+        ] {
+            assert_eq!(Response::decode(response.encode()), Some(response));
+        }
+        assert_eq!(Response::decode(Bytes::new()), None);
+        assert_eq!(Response::decode(Bytes::from_static(b"\xff")), None);
+        assert_eq!(Response::decode(Bytes::from_static(&[0x18, 0x63])), None, "an unknown refusal");
+    }
+
+    #[test]
+    fn bytes_of_a_command() {
+        let command = Command::Put { key: "k".into(), value: "vv".into() };
+        assert_eq!(command.encode(), &b"\x0a\x07\x0a\x01k\x12\x02vv"[..]);
+        assert_eq!(Command::Delete { key: "k".into() }.encode(), &b"\x12\x03\x0a\x01k"[..]);
+    }
+
+    #[test]
+    fn what_no_snapshot_can_carry_is_refused() {
+        assert!(Command::decode(put(FORMAT_KEY_BYTES - 1, 1)).is_ok());
+        assert!(Command::decode(put(FORMAT_KEY_BYTES, 1)).is_ok());
+        assert_eq!(Command::decode(put(FORMAT_KEY_BYTES + 1, 1)), Err(Refusal::TooLarge));
+        assert!(Command::decode(put(1, FORMAT_VALUE_BYTES - 1)).is_ok());
+        assert!(Command::decode(put(1, FORMAT_VALUE_BYTES)).is_ok());
+        assert_eq!(Command::decode(put(1, FORMAT_VALUE_BYTES + 1)), Err(Refusal::TooLarge));
+        let key = vec![0; FORMAT_KEY_BYTES + 1].into();
+        assert_eq!(Command::decode(Command::Delete { key }.encode()), Err(Refusal::TooLarge));
+    }
+
+    #[test]
+    fn bytes_that_are_no_command_are_refused() {
+        assert_eq!(Command::decode(Bytes::new()), Err(Refusal::UnknownKind));
+        assert_eq!(Command::decode(Bytes::from_static(&[0x7a, 0x00])), Err(Refusal::UnknownKind), "field 15");
+        assert_eq!(Command::decode(Bytes::from_static(&[0x0a, 0x05, 0x0a])), Err(Refusal::Malformed));
+        assert_eq!(Command::decode(Bytes::from_static(&[0xff; 32])), Err(Refusal::Malformed));
+    }
+}

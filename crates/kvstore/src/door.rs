@@ -1,0 +1,201 @@
+//! What a front door may ask of the store, and the errors that it renders.
+//!
+//! [`Service`](crate::Service) is the implementation; a door is generic over [`Door`] so that its tests can give it
+//! every answer there is. A door parses, calls, and renders; it holds no state of the store and never sees raft.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::command::Refusal;
+use crate::store::{Deleted, Record, Written};
+
+pub use kvd_node::Refusal as MembershipRefusal;
+
+/// How current a read has to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// Sees every write that was acknowledged before the read began, by any member.
+    #[default]
+    Linearizable,
+    /// What this member has applied, at once; it may lag behind by as much as this member does.
+    Stale,
+}
+
+/// What a read saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The store's revision at the time of the read.
+    pub revision: u64,
+    /// What is stored under the key.
+    pub record: Option<Record>,
+}
+
+/// How this member stands in its cluster, as far as a door shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// This member's id.
+    pub id: u64,
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// The leader of the current term, if this member knows one.
+    pub leader: Option<u64>,
+    /// True if the member list holds this member, as a voter or as a learner.
+    pub member: bool,
+}
+
+/// The store as a front door sees it. Calls resolve with exactly one answer, by their deadline.
+pub trait Door: Clone + Send + Sync + 'static {
+    /// Sets `key` to `value`; resolves once that is committed and applied by this member.
+    fn put(&self, key: Bytes, value: Bytes) -> impl Future<Output = Result<Written, Error>> + Send;
+
+    /// Removes `key`; resolves once that is committed and applied by this member.
+    fn delete(&self, key: Bytes) -> impl Future<Output = Result<Deleted, Error>> + Send;
+
+    /// Reads `key`.
+    fn get(&self, key: Bytes, how: Consistency) -> impl Future<Output = Result<Reading, Error>> + Send;
+
+    /// A linearizable read of nothing: resolves to `Ok` if a quorum answers within `timeout`. It is the node's loop that
+    /// answers, with an error after the deadline; so no answer at all means that the loop does not turn.
+    fn confirm(&self, timeout: Duration) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Adds a member as a learner that is promoted once it has caught up; resolves once it is part of the
+    /// configuration, or at once if it already is, with that URL.
+    fn add_member(&self, id: u64, peer_url: &str) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Removes a member for ever; resolves once it is no longer part of the configuration.
+    fn remove_member(&self, id: u64) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// How this member stands in its cluster.
+    fn status(&self) -> Status;
+
+    /// The limits that requests must keep.
+    fn limits(&self) -> Limits;
+}
+
+/// How long a key and a value may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest key, in bytes.
+    pub key_bytes: usize,
+    /// The longest value, in bytes.
+    pub value_bytes: usize,
+}
+
+impl Default for Limits {
+    /// 4 KiB and 1.5 MiB.
+    fn default() -> Self {
+        Self { key_bytes: 4 << 10, value_bytes: 3 << 19 }
+    }
+}
+
+impl Limits {
+    /// Whether `key` may be read, written or removed.
+    pub fn check_key(&self, key: &[u8]) -> Result<(), Error> {
+        match key.len() {
+            0 => Err(Error::EmptyKey),
+            len if len > self.key_bytes => Err(Error::KeyTooLong { len, limit: self.key_bytes }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a value of `len` bytes may be written.
+    pub fn check_value(&self, len: u64) -> Result<(), Error> {
+        match len {
+            len if len > self.value_bytes as u64 => {
+                Err(Error::ValueTooLarge { len, limit: self.value_bytes as u64 })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a request was not done. Every message is one line and says what to do where something can be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The empty key is no key.
+    #[error("the key is empty")]
+    EmptyKey,
+    /// The key is over the limit. Nothing was done.
+    #[error("the key has {len} bytes and may have at most {limit}")]
+    KeyTooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The value is over the limit. Nothing was done.
+    #[error("the value has {len} bytes and may have at most {limit}")]
+    ValueTooLarge {
+        /// Its length in bytes.
+        len: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// As many requests are in flight as this member takes. Nothing was done; a retry later can help.
+    #[error("this member is overloaded and did nothing: try again later")]
+    Overloaded,
+    /// No leader was found by the deadline. Nothing was done; a retry can help.
+    #[error("no leader was found in time and nothing was done: try again, or at another member")]
+    NoLeader,
+    /// A change was proposed and its fate is not known: it may have been done, or may yet be.
+    #[error("the outcome is unknown, the change may or may not be done: {reason}")]
+    Unknown {
+        /// Why there is no answer.
+        reason: &'static str,
+    },
+    /// This member is stopping. Nothing was done; another member can help.
+    #[error("this member is stopping and did nothing: try another member")]
+    Stopped,
+    /// This member was removed from its cluster. Nothing was done; another member can help.
+    #[error("this member was removed from the cluster and did nothing: try another member")]
+    Removed,
+    /// The membership change cannot be. Nothing was done.
+    #[error(transparent)]
+    Membership(#[from] MembershipRefusal),
+    /// The state machine refused the command; members run versions that do not understand each other, or it is a bug.
+    #[error("the store refused the command ({0:?}): are all members of the same version?")]
+    Refused(Refusal),
+    /// The response to a command that was applied cannot be read; as [`Error::Refused`], but the change was done.
+    #[error("the change was done, but its response cannot be read: are all members of the same version?")]
+    BadResponse,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_are_those_that_are_documented() {
+        let limits = Limits::default();
+        assert_eq!((limits.key_bytes, limits.value_bytes), (4096, 1_572_864));
+    }
+
+    #[test]
+    fn keys_are_checked_at_the_limit() {
+        let limits = Limits::default();
+        assert_eq!(limits.check_key(b""), Err(Error::EmptyKey));
+        assert_eq!(limits.check_key(b"k"), Ok(()));
+        assert_eq!(limits.check_key(&[0; 4095]), Ok(()));
+        assert_eq!(limits.check_key(&[0; 4096]), Ok(()));
+        assert_eq!(limits.check_key(&[0; 4097]), Err(Error::KeyTooLong { len: 4097, limit: 4096 }));
+    }
+
+    #[test]
+    fn values_are_checked_at_the_limit() {
+        let limits = Limits::default();
+        for len in [0, 1_572_863, 1_572_864] {
+            assert_eq!(limits.check_value(len), Ok(()));
+        }
+        let error = Error::ValueTooLarge { len: 1_572_865, limit: 1_572_864 };
+        assert_eq!(limits.check_value(1_572_865), Err(error));
+    }
+
+    #[test]
+    fn the_snapshot_format_can_carry_what_the_limits_allow() {
+        let limits = Limits::default();
+        assert!(limits.key_bytes <= crate::command::FORMAT_KEY_BYTES);
+        assert!(limits.value_bytes <= crate::command::FORMAT_VALUE_BYTES);
+    }
+}

@@ -1,0 +1,128 @@
+//! The service around the state machine: what every front door calls.
+//!
+//! A write is a [`Command`] that the node proposes; its response comes back from this member's own apply, so an
+//! acknowledged write can be read here at once. A linearizable read asks the node for a read index, waits until that
+//! much is applied, and then looks the key up under the read lock. A request waits up to [`Service::with_timeout`]'s
+//! deadline (5 s by default), for a leader among other things, and then fails.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvd_node::{ChangeOutcome, Handle, MembershipChange};
+
+use crate::command::{Command, Response};
+use crate::door::{Consistency, Door, Error, Limits, Reading, Status};
+use crate::store::{Deleted, Shared, Written};
+
+/// How long a request waits before it fails, unless a service was told otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The store of one member, for front doors. Clones are cheap and share everything.
+#[derive(Clone)]
+pub struct Service {
+    handle: Handle,
+    store: Shared,
+    timeout: Duration,
+    limits: Limits,
+}
+
+impl Service {
+    /// A service that proposes through `handle` and reads `store`, which the node's [`Kv`](crate::Kv) writes.
+    #[must_use]
+    pub fn new(handle: Handle, store: Shared) -> Self {
+        Self { handle, store, timeout: DEFAULT_TIMEOUT, limits: Limits::default() }
+    }
+
+    /// The same service with another deadline for its requests.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// The same service with other limits; none above [`crate::command::FORMAT_KEY_BYTES`] and
+    /// [`crate::command::FORMAT_VALUE_BYTES`], which hold in any case.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        let key_bytes = limits.key_bytes.min(crate::command::FORMAT_KEY_BYTES);
+        let value_bytes = limits.value_bytes.min(crate::command::FORMAT_VALUE_BYTES);
+        Self { limits: Limits { key_bytes, value_bytes }, ..self }
+    }
+
+    async fn propose(&self, command: Command) -> Result<Response, Error> {
+        let applied = self.handle.propose(command.encode(), self.timeout).await.map_err(of_node)?;
+        Response::decode(applied.response).ok_or(Error::BadResponse)
+    }
+
+    async fn change(&self, change: MembershipChange) -> Result<(), Error> {
+        match self.handle.change_membership(change, self.timeout).await.map_err(of_node)? {
+            ChangeOutcome::Applied { .. } | ChangeOutcome::AlreadySo => Ok(()),
+        }
+    }
+}
+
+impl Door for Service {
+    async fn put(&self, key: Bytes, value: Bytes) -> Result<Written, Error> {
+        self.limits.check_key(&key)?;
+        self.limits.check_value(value.len() as u64)?;
+        match self.propose(Command::Put { key, value }).await? {
+            Response::Put(written) => Ok(written),
+            Response::Refused(refusal) => Err(Error::Refused(refusal)),
+            Response::Delete(_) => Err(Error::BadResponse),
+        }
+    }
+
+    async fn delete(&self, key: Bytes) -> Result<Deleted, Error> {
+        self.limits.check_key(&key)?;
+        match self.propose(Command::Delete { key }).await? {
+            Response::Delete(deleted) => Ok(deleted),
+            Response::Refused(refusal) => Err(Error::Refused(refusal)),
+            Response::Put(_) => Err(Error::BadResponse),
+        }
+    }
+
+    async fn get(&self, key: Bytes, how: Consistency) -> Result<Reading, Error> {
+        self.limits.check_key(&key)?;
+        if how == Consistency::Linearizable {
+            self.confirm(self.timeout).await?;
+        }
+        let store = self.store.read();
+        Ok(Reading { revision: store.revision(), record: store.get(&key).cloned() })
+    }
+
+    fn confirm(&self, timeout: Duration) -> impl Future<Output = Result<(), Error>> + Send {
+        let index = self.handle.read_index(timeout);
+        async move { index.await.map(drop).map_err(of_node) }
+    }
+
+    async fn add_member(&self, id: u64, peer_url: &str) -> Result<(), Error> {
+        self.change(MembershipChange::Add { id, peer_urls: vec![peer_url.to_owned()] }).await
+    }
+
+    async fn remove_member(&self, id: u64) -> Result<(), Error> {
+        self.change(MembershipChange::Remove { id }).await
+    }
+
+    fn status(&self) -> Status {
+        let kvd_node::Status { id, cluster_id, leader, is_member, .. } = self.handle.status();
+        Status { id, cluster_id, leader, member: is_member }
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+}
+
+fn of_node(error: kvd_node::Error) -> Error {
+    match error {
+        kvd_node::Error::Overloaded => Error::Overloaded,
+        kvd_node::Error::NoLeader => Error::NoLeader,
+        kvd_node::Error::Unknown { reason } => Error::Unknown { reason },
+        kvd_node::Error::TooLarge { len, limit } => {
+            Error::ValueTooLarge { len: len as u64, limit: limit as u64 }
+        }
+        kvd_node::Error::Stopped => Error::Stopped,
+        kvd_node::Error::Removed => Error::Removed,
+        kvd_node::Error::Refused(refusal) => Error::Membership(refusal),
+    }
+}
