@@ -1,1 +1,52 @@
-//! http-api
+//! kvd's HTTP door.
+//!
+//! # The surface
+//!
+//! At the root, raftexample's: `PUT /KEY`, `GET /KEY`, `POST /ID` with a peer URL, `DELETE /ID`. The key is the
+//! percent-decoded path without its leading slash, the query excluded; keys and values are bytes. Some first segments
+//! are reserved ([`RESERVED`]): keys under them are reached through `/v1/kv/KEY`, which takes GET, PUT and DELETE and
+//! answers with `ETag` (the key's mod revision) and `Kvd-Revision` (the store's). Beside them `/health`, `/livez`,
+//! `/readyz`, `/version` and `/metrics`.
+//!
+//! | status | when |
+//! |---|---|
+//! | 200 | a GET that found something |
+//! | 204 | done: committed and applied |
+//! | 400 | bad path, key, member id, peer URL or query |
+//! | 404 | no such key, member or endpoint |
+//! | 405 | another method; `Allow` says which there are |
+//! | 409 | the member exists with another URL, or is the last voter |
+//! | 410 | the member was removed |
+//! | 413 | the key, value or URL is too long |
+//! | 429 | overloaded, nothing was done; `Retry-After` |
+//! | 503 | no leader, or stopping; nothing was done; `Retry-After` |
+//! | 504 | the outcome is unknown |
+//!
+//! Every refusal carries its reason in words: one line of `text/plain`.
+//!
+//! # Bounds
+//!
+//! [`Options`] lists them all: connections, bytes of a head, bytes of bodies that are being read, and how long a
+//! connection may take for each thing that its client does. Beyond its bound a connection is closed, a request refused.
+//!
+//! # Order of calls
+//!
+//! ```text
+//! HttpApi::new(door, extras) -> with_options(..) -> serve(listener) -> Server -> shutdown().await
+//! ```
+//!
+//! One task accepts and owns the connections; each connection is a task; a request spawns nothing. The door holds no
+//! state of the store.
+
+mod answer;
+mod body;
+mod connection;
+mod operations;
+mod path;
+mod root;
+mod server;
+mod v1;
+
+pub use operations::Extras;
+pub use path::RESERVED;
+pub use server::{Drained, HttpApi, Options, Server};
