@@ -102,7 +102,8 @@ impl Run {
             }
         };
         for round in 0..6 {
-            match self.rng.below(5) {
+            match self.rng.below(6) {
+                5 => self.disk.fail_nth(Op::SyncDir, 1 + self.rng.below(2), MemDisk::EIO),
                 0 => self.disk.fail_nth(Op::Sync, 1 + self.rng.below(8), MemDisk::EIO),
                 1 => self.disk.fail_nth(Op::Write, 1 + self.rng.below(8), MemDisk::EIO),
                 2 => {}
