@@ -26,12 +26,14 @@ async fn stop_while_dialling_leaks_nothing() {
 
 #[tokio::test]
 async fn stop_writes_out_what_is_queued() {
-    let node = Node::start(config(1), &membership(&[(2, vec![])], &[])).await;
-    let mut stream = raw::attach(node.address(), "message", 2, 1).await;
+    let patient = kvd_transport::Config { stop_grace: std::time::Duration::from_secs(20), ..config(1) };
+    let node = Node::start(patient, &membership(&[(2, vec![])], &[])).await;
+    let mut stream = raw::attach(node.address(), "msgapp", 2, 1).await;
     let mut idle = Raw::connect(node.address()).await;
-    node.transport.send((0..100).map(|i| heartbeat(1, 2, i)).collect());
+    // More than the sockets' buffers take: the rest is written while the stop waits.
+    node.transport.send((0..32).map(|i| append(1, 2, i, 1 << 20)).collect());
     let reader = tokio::spawn(async move {
-        for i in 0..100 {
+        for i in 0..32 {
             assert_eq!(stream.message().await.unwrap().index, i);
         }
         assert!(stream.message().await.is_none());
