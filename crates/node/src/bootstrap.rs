@@ -25,14 +25,14 @@ use prost::Message as _;
 use raft::eraftpb::{ConfState, HardState, SnapshotMetadata};
 
 use crate::config::Config;
-use crate::core::{Beginning, Core};
+use crate::core::{Beginning, Core, fnv1a};
 use crate::error::Fatal;
 use crate::handle::{Shown, Status};
 use crate::inbox::Inbox;
 use crate::logger::logger;
 use crate::metrics::Metrics;
 use crate::replicated::{self, Frozen, Replicated};
-use crate::run::Node;
+use crate::run::{Attended, Node};
 use crate::session::Sessions;
 use crate::state_machine::StateMachine;
 use crate::threads;
@@ -43,9 +43,7 @@ const BOOTSTRAP: u64 = 1;
 /// The cluster's id: a hash (FNV-1a, 64 bit) of the initial members' peer URLs in order. Never 0.
 pub fn cluster_id(initial_peer_urls: &[String]) -> u64 {
     let bytes = initial_peer_urls.iter().flat_map(|url| url.bytes().chain([b'\n']));
-    bytes
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-        .max(1)
+    bytes.fold(0xcbf2_9ce4_8422_2325, fnv1a).max(1)
 }
 
 /// The members of a new cluster: member i has the i-th URL, counted from 1.
@@ -181,13 +179,21 @@ impl Home {
         mut machine: S,
     ) -> Result<Node<S>, Fatal> {
         let snapshotter = self.snapshotter()?;
-        let options = kvd_wal::Options { segment_bytes: config.segment_bytes, ..kvd_wal::Options::default() };
+        let options = kvd_wal::Options {
+            segment_bytes: config.segment_bytes,
+            prepare_ahead: config.prepare_segments_ahead,
+        };
         if !Wal::exists(&self.disk, &self.wal_dir())? {
             self.begin(&config, start, &snapshotter, &mut machine, options.clone())?;
         }
         let recorded = self.recorded()?;
         snapshotter.remove_unrecorded(&recorded)?;
-        let snapshot = snapshotter.newest_of(&recorded)?.unwrap_or_default();
+        let snapshot = match snapshotter.newest_of(&recorded)? {
+            Some(snapshot) => snapshot,
+            // A joiner that never got one begins with an empty log.
+            None if recorded.iter().all(|(_, index)| *index == 0) => SnapshotMetadata::default(),
+            None => return Err(Fatal::NoSnapshot(self.dir.join("snap"))),
+        };
         let at = SnapshotRecord { index: snapshot.index, term: snapshot.term };
         let (wal, replay) = Wal::open(self.disk.clone(), &self.wal_dir(), at, options)?;
 
@@ -210,7 +216,7 @@ impl Home {
             machine,
         };
         if snapshot.index > 0 {
-            state.install(threads::load::<S>(&snapshotter, snapshot.term, snapshot.index)?);
+            state.install(threads::load::<S>(&snapshotter, &snapshot)?);
         }
         let boot = self.next_boot()?;
         tracing::info!(
@@ -236,7 +242,7 @@ impl Home {
         let core = Core::new(config, Beginning { storage, snapshot, state, boot }, &logger())?;
         Ok(Node {
             core,
-            inbox,
+            inbox: Attended(inbox),
             shown: Arc::new(Mutex::new(shown)),
             wal,
             snapshotter,

@@ -54,6 +54,12 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Size of a log segment in bytes. Default 64 MiB.
     pub segment_bytes: u64,
+    /// Whether a thread prepares the log's segments ahead of need; see [`kvd_wal::Options::prepare_ahead`]. Default
+    /// true.
+    pub prepare_segments_ahead: bool,
+    /// If set, election time-outs are drawn from it instead of from the thread's random numbers, so that a simulator
+    /// can repeat itself. Members may share one; each draws differently. Default none.
+    pub election_seed: Option<u64>,
     /// The bounds of the queues.
     pub limits: Limits,
 }
@@ -69,6 +75,8 @@ impl Config {
             catch_up_bytes: 16 << 20,
             shutdown_grace: Duration::from_secs(2),
             segment_bytes: 64 << 20,
+            prepare_segments_ahead: true,
+            election_seed: None,
             limits: Limits::default(),
         }
     }

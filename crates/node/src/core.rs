@@ -10,7 +10,9 @@ use kvd_raftpb::node::{Batch, Membership};
 use kvd_raftpb::{codec, validate};
 use kvd_wal::LogStorage;
 use prost::Message as _;
-use raft::eraftpb::{ConfChangeType, ConfState, Entry, EntryType, Message, MessageType, SnapshotMetadata};
+use raft::eraftpb::{
+    ConfChangeType, ConfState, Entry, EntryType, HardState, Message, MessageType, SnapshotMetadata,
+};
 use raft::{RawNode, SnapshotStatus, StateRole, Storage};
 
 use crate::changes::{self, Changes};
@@ -32,7 +34,7 @@ use crate::state_machine::StateMachine;
 const CAUGHT_UP: u64 = 128;
 
 /// What the core wants done. The calls come in the order in which the effects must happen; none may block.
-pub(crate) trait Outside<S: StateMachine> {
+pub trait Outside<S: StateMachine> {
     /// Send messages to the members they name.
     fn send(&mut self, messages: Vec<Message>);
     /// Hand a group to the log's thread; answered by `Done::Written` with its `seq`, or by a failure that ends the
@@ -48,6 +50,11 @@ pub(crate) trait Outside<S: StateMachine> {
     fn discard_older(&mut self, newest: (u64, u64));
     /// The member list changed.
     fn members_changed(&mut self, membership: &Arc<Membership>);
+}
+
+/// One step of a hash (FNV-1a, 64 bit).
+pub(crate) fn fnv1a(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
 }
 
 /// How a member's life ended when nothing went wrong.
@@ -67,7 +74,7 @@ struct Loaded<R> {
 }
 
 /// One member's raft and everything that its log decides.
-pub(crate) struct Core<S: StateMachine> {
+pub struct Core<S: StateMachine> {
     pub(crate) config: Config,
     pub(crate) raw: RawNode<LogStorage>,
     pub(crate) state: Replicated<S>,
@@ -129,7 +136,10 @@ impl<S: StateMachine> Core<S> {
 
     /// Handles everything that has arrived, in the order in which the parts depend on one another, and then does what
     /// can be done. `tick` is the time since start if a tick is due. `Some`: the member's life is over.
-    pub(crate) fn turn(
+    ///
+    /// # Errors
+    /// What ends the member: it must not be given another turn.
+    pub fn turn(
         &mut self,
         arrivals: Arrivals<Restored<S::Restored>>,
         tick: Option<Duration>,
@@ -171,7 +181,7 @@ impl<S: StateMachine> Core<S> {
     }
 
     /// What the bounds of the inbox are to count as in flight here.
-    pub(crate) fn load(&self) -> (Load, usize) {
+    pub fn load(&self) -> (Load, usize) {
         (self.tracker.load(), self.reads.waiting())
     }
 
@@ -204,6 +214,7 @@ impl<S: StateMachine> Core<S> {
         // itself in one step, so it waits for its disk; with others their votes come after it anyway.
         let alone = self.conf_state.voters == [self.config.id] && self.conf_state.voters_outgoing.is_empty();
         if self.is_leader() || !alone || self.pipeline.is_idle() {
+            self.fix_election_timeout();
             self.raw.tick();
         }
         self.tracker.expire(now);
@@ -214,6 +225,17 @@ impl<S: StateMachine> Core<S> {
         } else {
             self.tracker.retry_if_due(now);
         }
+    }
+
+    /// raft draws its election time-out from the thread's generator whenever it begins to wait anew, and looks at it
+    /// in a tick only. With a seed the one that counts is a function of the seed, the member, its term and its role.
+    fn fix_election_timeout(&mut self) {
+        let Some(seed) = self.config.election_seed else { return };
+        let (min, max) = (self.config.election_ticks, 2 * self.config.election_ticks);
+        let raft = &mut self.raw.raft;
+        let parts = [seed, self.config.id, raft.term, raft.state as u64];
+        let hash = parts.iter().flat_map(|part| part.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, fnv1a);
+        raft.set_randomized_election_timeout(min + (hash >> 16) as usize % (max - min));
     }
 
     fn step(&mut self, from: u64, mut message: Message, out: &mut impl Outside<S>) {
@@ -518,7 +540,7 @@ impl<S: StateMachine> Core<S> {
     }
 
     /// What the member looks like from outside.
-    pub(crate) fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
         let id = self.config.id;
         Status {
@@ -539,8 +561,19 @@ impl<S: StateMachine> Core<S> {
         }
     }
 
-    /// Ends every wait. The log's thread has failed, or the member stops.
-    pub(crate) fn fail_all(&mut self, never: &Error, reason: &'static str) {
+    /// raft itself, for whoever checks its properties from outside.
+    pub fn raft(&self) -> &RawNode<LogStorage> {
+        &self.raw
+    }
+
+    /// The hard state that no write has carried yet. Whoever closes the log saves it there first.
+    pub fn take_unsaved(&mut self) -> Option<HardState> {
+        self.pipeline.take_unsaved()
+    }
+
+    /// Ends every wait. The log's thread has failed, or the member stops. `never` goes to whoever was never proposed,
+    /// an [`Error::Unknown`] with that reason to the rest.
+    pub fn fail_all(&mut self, never: &Error, reason: &'static str) {
         let maybe = Error::Unknown { reason };
         self.tracker.fail_all(never.clone(), maybe.clone());
         self.changes.fail_all(never, &maybe);

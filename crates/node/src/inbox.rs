@@ -35,13 +35,23 @@ pub(crate) enum Report {
 }
 
 /// What a thread of the node has done.
-pub(crate) enum Done<R> {
+pub enum Done<R> {
     /// Every write up to this one is durable.
     Written(u64),
     /// A local snapshot is on disk.
-    SnapshotSaved { metadata: Box<SnapshotMetadata>, bytes: u64 },
+    SnapshotSaved {
+        /// Its metadata.
+        metadata: Box<SnapshotMetadata>,
+        /// The length of its file.
+        bytes: u64,
+    },
     /// A snapshot that a peer sent was read back.
-    SnapshotLoaded { message: Box<Message>, restored: R },
+    SnapshotLoaded {
+        /// The message that named it.
+        message: Box<Message>,
+        /// What it holds.
+        restored: R,
+    },
     /// It could not be; the leader will send another.
     SnapshotRejected,
     /// Something that ends the member.
@@ -49,7 +59,7 @@ pub(crate) enum Done<R> {
 }
 
 /// Everything that has arrived since the last look.
-pub(crate) struct Arrivals<R> {
+pub struct Arrivals<R> {
     pub(crate) proposals: Vec<Proposal>,
     pub(crate) reads: Vec<Read>,
     pub(crate) changes: Vec<Change>,
@@ -88,7 +98,7 @@ struct State<R> {
 }
 
 /// The queues. `R` is what a restored snapshot holds ([`crate::StateMachine::Restored`]).
-pub(crate) struct Inbox<R> {
+pub struct Inbox<R> {
     limits: Limits,
     state: Mutex<State<R>>,
     waker: AtomicWaker,
@@ -195,7 +205,7 @@ impl<R> Inbox<R> {
     }
 
     /// Takes word from one of the node's threads, of which there are few, each with one thing to say at a time.
-    pub(crate) fn done(&self, done: Done<R>) {
+    pub fn done(&self, done: Done<R>) {
         // Taken even when the loop has ended: a failure of the log while it is closed must not be lost.
         self.lock().arrivals.done.push(done);
         self.waker.wake();
@@ -219,7 +229,7 @@ impl<R> Inbox<R> {
     }
 
     /// Takes everything, and says what the loop holds itself. The last number is how many messages were dropped.
-    pub(crate) fn take(&self, proposals: Load, reads: usize) -> (Arrivals<R>, u64) {
+    pub fn take(&self, proposals: Load, reads: usize) -> (Arrivals<R>, u64) {
         let mut state = self.lock();
         state.proposal_bytes = 0;
         state.message_bytes = 0;
@@ -233,7 +243,7 @@ impl<R> Inbox<R> {
     }
 
     /// Ready once something has arrived; wakes the task otherwise when it does.
-    pub(crate) fn poll_arrival(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_arrival(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
         let state = self.lock();
         let a = &state.arrivals;

@@ -29,6 +29,7 @@ mod changes;
 mod compaction;
 mod config;
 mod core;
+pub mod driver;
 mod error;
 mod handle;
 mod inbox;

@@ -47,9 +47,11 @@ struct Slot {
 
 /// What is in flight.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Load {
-    pub(crate) count: usize,
-    pub(crate) bytes: usize,
+pub struct Load {
+    /// Commands that wait for an answer.
+    pub count: usize,
+    /// Bytes of their payloads.
+    pub bytes: usize,
 }
 
 pub(crate) struct Tracker {

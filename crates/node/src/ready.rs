@@ -27,15 +27,15 @@ use crate::state_machine::StateMachine;
 
 /// One group for the log's thread: in this order, durable together or not acknowledged at all.
 #[derive(Debug)]
-pub(crate) struct Write {
-    /// Ascends by one. [`Core::written`] takes it back.
-    pub(crate) seq: u64,
+pub struct Write {
+    /// Ascends by one. `Done::Written` takes it back.
+    pub seq: u64,
     /// A snapshot whose file is durable, to be recorded before the rest.
-    pub(crate) snapshot: Option<SnapshotMetadata>,
+    pub snapshot: Option<SnapshotMetadata>,
     /// Entries to append; they overwrite what the log holds from the first one's index on.
-    pub(crate) entries: Vec<Entry>,
+    pub entries: Vec<Entry>,
     /// The newest hard state, if it is not in the log yet.
-    pub(crate) hard_state: Option<HardState>,
+    pub hard_state: Option<HardState>,
 }
 
 struct InFlight {

@@ -81,7 +81,7 @@ impl<S: StateMachine> Replicated<S> {
 
 /// A frozen [`Replicated`].
 #[derive(Debug)]
-pub(crate) struct Frozen<V> {
+pub struct Frozen<V> {
     node: NodeState,
     view: V,
 }
@@ -96,7 +96,7 @@ impl<V: View> Frozen<V> {
     ///
     /// # Errors
     /// Whatever `out` answers.
-    pub(crate) fn write(self, out: &mut dyn Write) -> io::Result<()> {
+    pub fn write(self, out: &mut dyn Write) -> io::Result<()> {
         let head = self.node.encode_to_vec();
         let len = u32::try_from(head.len()).ok().filter(|len| *len <= MAX_NODE_STATE);
         let len =
@@ -108,7 +108,7 @@ impl<V: View> Frozen<V> {
 }
 
 /// A [`Replicated`] that was read back, not yet in place.
-pub(crate) struct Restored<R> {
+pub struct Restored<R> {
     pub(crate) membership: Membership,
     pub(crate) sessions: Sessions,
     pub(crate) machine: R,

@@ -21,7 +21,7 @@ use crate::replicated::{self, Frozen, Restored};
 use crate::state_machine::StateMachine;
 
 /// How many snapshots stay on disk: the newest, and one to fall back to.
-const SNAPSHOTS_KEPT: usize = 2;
+pub const SNAPSHOTS_KEPT: usize = 2;
 
 enum Job {
     Write(Write),
@@ -69,9 +69,9 @@ impl<S: StateMachine> Threads<S> {
     ) -> Result<Self, Fatal> {
         let (sender, receiver) = mpsc::channel();
         let log = {
-            let (inbox, metrics) = (inbox.clone(), metrics.clone());
-            spawn("kvd-wal", move || {
-                if let Err(error) = log_thread(wal, &receiver, &inbox, &metrics) {
+            let metrics = metrics.clone();
+            spawn("kvd-wal", inbox.clone(), move |inbox| {
+                if let Err(error) = log_thread(wal, &receiver, inbox, &metrics) {
                     inbox.done(Done::Failed(error.into()));
                 }
             })?
@@ -107,13 +107,12 @@ impl<S: StateMachine> Threads<S> {
         {
             self.inbox.done(Done::Failed(Fatal::Panicked(name)));
         }
-        let inbox = self.inbox.clone();
-        let run = move || {
+        let run = move |inbox: &Inbox<_>| {
             if let Err(fatal) = work() {
                 inbox.done(Done::Failed(fatal));
             }
         };
-        match spawn(name, run) {
+        match spawn(name, self.inbox.clone(), run) {
             Ok(handle) => {
                 self.helpers.insert(name, handle);
             }
@@ -122,8 +121,32 @@ impl<S: StateMachine> Threads<S> {
     }
 }
 
-fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fatal> {
-    let spawned = thread::Builder::new().name(name.into()).spawn(work);
+/// Tells the loop when the thread that holds it panics: the loop would wait for its word for ever.
+struct Sentinel<R> {
+    name: &'static str,
+    inbox: Arc<Inbox<R>>,
+}
+
+impl<R> Drop for Sentinel<R> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.inbox.done(Done::Failed(Fatal::Panicked(self.name)));
+        }
+    }
+}
+
+fn spawn<R: Send + 'static>(
+    name: &'static str,
+    inbox: Arc<Inbox<R>>,
+    work: impl FnOnce(&Inbox<R>) + Send + 'static,
+) -> Result<JoinHandle<()>, Fatal> {
+    let sentinel = Sentinel { name, inbox };
+    // The whole sentinel moves, so that it is dropped when the work is over, or has panicked.
+    let run = move || {
+        let sentinel = sentinel;
+        work(&sentinel.inbox);
+    };
+    let spawned = thread::Builder::new().name(name.into()).spawn(run);
     spawned.map_err(|source| Fatal::File { path: format!("thread {name}").into(), source })
 }
 
@@ -156,7 +179,7 @@ impl<S: StateMachine> Outside<S> for Threads<S> {
         let (snapshotter, inbox) = (self.snapshotter.clone(), self.inbox.clone());
         self.help("kvd-snap-load", move || {
             let metadata = message.get_snapshot().get_metadata();
-            match load::<S>(&snapshotter, metadata.term, metadata.index) {
+            match load::<S>(&snapshotter, metadata) {
                 Ok(restored) => inbox.done(Done::SnapshotLoaded { message: Box::new(message), restored }),
                 Err(error) => {
                     // Nothing of it is in use yet, and the leader sends another.
@@ -186,12 +209,20 @@ impl<S: StateMachine> Outside<S> for Threads<S> {
 }
 
 /// Reads a stored snapshot back.
-pub(crate) fn load<S: StateMachine>(
+///
+/// # Errors
+/// If it cannot be read whole and unharmed, or carries another conf state than `metadata`: raft would run on the one
+/// that was announced, and after a restart on the one in the file.
+pub fn load<S: StateMachine>(
     snapshotter: &Snapshotter,
-    term: u64,
-    index: u64,
+    metadata: &SnapshotMetadata,
 ) -> Result<Restored<S::Restored>, Fatal> {
+    let (term, index) = (metadata.term, metadata.index);
     let mut reader = snapshotter.read(term, index)?;
+    if reader.metadata() != metadata {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "the file's conf state is another");
+        return Err(Fatal::Restore { term, index, source });
+    }
     let restored =
         replicated::restore::<S>(&mut reader).map_err(|source| Fatal::Restore { term, index, source })?;
     // The checksum of the whole file stands behind the last byte.
