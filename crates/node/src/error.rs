@@ -58,6 +58,12 @@ pub enum Fatal {
         /// The cause.
         source: io::Error,
     },
+    /// Every snapshot that the log recorded is missing or damaged.
+    #[error(
+        "no snapshot in {} can be read, and the log begins behind them; remove this member and add it under a new id, \
+         or bring the files back (damaged ones end in .broken)", .0.display()
+    )]
+    NoSnapshot(PathBuf),
     /// raft refused its configuration or its own log.
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),

@@ -1,6 +1,7 @@
 //! The driver: turns of the core, on whatever executor polls it.
 
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -14,6 +15,7 @@ use crate::error::{Error, Fatal};
 use crate::handle::{Handle, Shown};
 use crate::inbox::Inbox;
 use crate::metrics::{Metrics, Turn};
+use crate::proposal::Load;
 use crate::replicated::Restored;
 use crate::state_machine::StateMachine;
 use crate::threads::Threads;
@@ -21,12 +23,31 @@ use kvd_snap::Snapshotter;
 use kvd_vfs::Lock;
 use kvd_wal::Wal;
 
+/// An inbox with a loop behind it, or one to come. When that goes, however it goes, nobody may wait any longer.
+pub struct Attended<R>(pub(crate) Arc<Inbox<R>>);
+
+impl<R> Deref for Attended<R> {
+    type Target = Arc<Inbox<R>>;
+
+    fn deref(&self) -> &Arc<Inbox<R>> {
+        &self.0
+    }
+}
+
+impl<R> Drop for Attended<R> {
+    fn drop(&mut self) {
+        self.0.close(Error::Stopped);
+        // The waiters' channels go with what is queued.
+        drop(self.0.take(Load::default(), 0));
+    }
+}
+
 /// A member that was opened and does not run yet.
 ///
 /// It runs when [`Node::run`] is polled; until then its [`Node::handle`] queues.
 pub struct Node<S: StateMachine> {
     pub(crate) core: Core<S>,
-    pub(crate) inbox: Arc<Inbox<Restored<S::Restored>>>,
+    pub(crate) inbox: Attended<Restored<S::Restored>>,
     pub(crate) shown: Arc<Mutex<Shown>>,
     pub(crate) wal: Wal,
     pub(crate) snapshotter: Snapshotter,
@@ -38,7 +59,7 @@ pub struct Node<S: StateMachine> {
 impl<S: StateMachine> Node<S> {
     /// The handle. It is also what a transport delivers to.
     pub fn handle(&self) -> Handle {
-        Handle { requests: self.inbox.clone(), shown: self.shown.clone() }
+        Handle { requests: self.inbox.0.clone(), shown: self.shown.clone() }
     }
 
     /// Where the snapshots lie, for a transport to send from and receive into.
@@ -76,7 +97,7 @@ impl<S: StateMachine> Node<S> {
         let error = if matches!(ended, Ok(Exit::Removed)) { Error::Removed } else { Error::Stopped };
         self.inbox.close(error.clone());
         // What is still queued was never proposed.
-        let (late, _) = self.inbox.take(Default::default(), 0);
+        let (late, _) = self.inbox.take(Load::default(), 0);
         for proposal in late.proposals {
             let _ = proposal.reply.send(Err(error.clone()));
         }
