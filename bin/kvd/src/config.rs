@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
+use clap::builder::FalseyValueParser;
 use kvd_raftpb::peer_url::{PeerUrl, PeerUrlError, parse_peer_url};
 
 /// A durable, linearizable, replicated key-value store over HTTP.
@@ -30,7 +31,7 @@ pub struct Flags {
     pub port: u16,
 
     /// Join a running cluster (POST /ID there first) instead of starting a new one
-    #[arg(long, env = "KVD_JOIN")]
+    #[arg(long, env = "KVD_JOIN", value_parser = FalseyValueParser::new())]
     pub join: bool,
 
     /// Where this member keeps its log and snapshots [default: ./kvd-ID]
@@ -46,7 +47,7 @@ pub struct Flags {
     pub listen_peer: Option<SocketAddr>,
 
     /// Allow listeners beyond loopback although there is no TLS yet
-    #[arg(long, env = "KVD_INSECURE")]
+    #[arg(long, env = "KVD_INSECURE", value_parser = FalseyValueParser::new())]
     pub insecure: bool,
 
     /// Milliseconds in a tick, between the leader's heartbeats; the same on every member

@@ -210,12 +210,15 @@ impl<S: StateMachine> Core<S> {
 
     fn tick(&mut self, now: Duration) {
         self.now = now;
-        // raft asserts that a log is persisted to its end when its owner becomes leader. A sole voter would elect
-        // itself in one step, so it waits for its disk; with others their votes come after it anyway.
-        let alone = self.conf_state.voters == [self.config.id] && self.conf_state.voters_outgoing.is_empty();
-        if self.is_leader() || !alone || self.pipeline.is_idle() {
+        if self.is_leader() || !self.is_sole_voter() {
             self.fix_election_timeout();
             self.raw.tick();
+        } else if self.pipeline.is_idle() {
+            // Nobody else can lead, so there is nobody to wait for but the disk: raft asserts that a log is persisted
+            // to its end when its owner becomes leader. With others, their votes come after that anyway.
+            if let Err(error) = self.raw.campaign() {
+                tracing::debug!(%error, "raft does not campaign");
+            }
         }
         self.tracker.expire(now);
         self.reads.expire(now);
@@ -258,6 +261,10 @@ impl<S: StateMachine> Core<S> {
             }
             _ => self.step_raft(message),
         }
+    }
+
+    fn is_sole_voter(&self) -> bool {
+        self.conf_state.voters == [self.config.id] && self.conf_state.voters_outgoing.is_empty()
     }
 
     fn step_raft(&mut self, message: Message) {
@@ -496,7 +503,7 @@ impl<S: StateMachine> Core<S> {
         self.reads.abandon_round();
         if raft.leader_id != raft::INVALID_ID {
             self.leader_changes += 1;
-            tracing::info!(term = leader.0, leader = leader.1, "the leader is");
+            tracing::info!(term = leader.0, leader = leader.1, "following a leader");
             self.tracker.propose_again();
             self.changes.propose_again();
         }

@@ -22,6 +22,7 @@ pub struct Metrics {
     proposals_committed: UGauge,
     proposals_applied: UGauge,
     proposals_pending: UGauge,
+    proposals_failed: Counter,
     snapshot_index: UGauge,
     log_bytes: UGauge,
     snapshots_installed: Counter,
@@ -36,6 +37,7 @@ pub struct Metrics {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Turn {
     pub(crate) pending: usize,
+    pub(crate) failed: u64,
     pub(crate) log_bytes: u64,
     pub(crate) dropped: u64,
     pub(crate) rejected: u64,
@@ -54,6 +56,7 @@ impl Default for Metrics {
             proposals_committed: UGauge::default(),
             proposals_applied: UGauge::default(),
             proposals_pending: UGauge::default(),
+            proposals_failed: Counter::default(),
             snapshot_index: UGauge::default(),
             log_bytes: UGauge::default(),
             snapshots_installed: Counter::default(),
@@ -92,6 +95,7 @@ impl Metrics {
             "Commands in flight at this member",
             m.proposals_pending,
         );
+        to.register("etcd_server_proposals_failed", "Commands answered with an error", m.proposals_failed);
         to.register_with_unit(
             "etcd_disk_wal_fsync_duration",
             "Time until a group of log records is durable",
@@ -139,6 +143,7 @@ impl Metrics {
         self.proposals_committed.set(status.commit);
         self.proposals_applied.set(status.applied);
         self.proposals_pending.set(turn.pending as u64);
+        self.proposals_failed.inc_by(turn.failed);
         self.snapshot_index.set(status.snapshot);
         self.log_bytes.set(turn.log_bytes);
         self.snapshots_installed.inc_by(turn.installed);

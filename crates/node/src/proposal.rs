@@ -63,6 +63,8 @@ pub(crate) struct Tracker {
     /// How many of `slots` were handed to raft since the last [`Self::propose_again`].
     handed_out: usize,
     load: Load,
+    /// Commands answered with an error since [`Self::take_failed`].
+    failed: u64,
     retry_at: Duration,
     retry_after: Duration,
 }
@@ -76,6 +78,7 @@ impl Tracker {
             slots: VecDeque::new(),
             handed_out: 0,
             load: Load::default(),
+            failed: 0,
             retry_at: Duration::ZERO,
             retry_after: FIRST_RETRY,
         }
@@ -192,10 +195,16 @@ impl Tracker {
                 && let Some(slot) = self.slots[at].take()
             {
                 self.release(slot.payload.len());
+                self.failed += 1;
                 let _ = slot.reply.send(Err(if slot.proposed { maybe.clone() } else { never.clone() }));
             }
         }
         self.pop_answered();
+    }
+
+    /// How many commands were answered with an error since the last call.
+    pub(crate) fn take_failed(&mut self) -> u64 {
+        std::mem::take(&mut self.failed)
     }
 
     /// The commands that wait for an answer, and their payload bytes.

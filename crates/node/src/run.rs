@@ -141,6 +141,7 @@ async fn turns<S: StateMachine>(
         let status = core.status();
         let turn = Turn {
             pending: core.load().0.count,
+            failed: core.tracker.take_failed(),
             log_bytes: core.raw.store().bytes(),
             dropped,
             rejected: std::mem::take(&mut core.rejected_messages),

@@ -1,0 +1,246 @@
+//! One member of a [`super::World`]: the real core, log and snapshots over a disk in memory. The effects that its core
+//! asks for wait in queues until the world, or the test, lets them happen.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use kvd_node::driver::{Core, Done, Frozen, Outside, Parts, Write, load};
+use kvd_node::{Config, Exit, Fatal, Handle, Home, Membership, Start};
+use kvd_snap::Snapshotter;
+use kvd_vfs::{Lock, MemDisk};
+use kvd_wal::{Save, SnapshotRecord, Wal};
+use raft::eraftpb::{Message, SnapshotMetadata};
+
+use super::journal::{self, Journal};
+use super::describe;
+
+/// Where a member lives on its disk.
+pub const DIR: &str = "/member";
+
+/// What the core asked for and nobody has done yet, and what it did since the start as lines of text.
+#[derive(Default)]
+pub struct Effects {
+    pub sent: Vec<Message>,
+    pub writes: VecDeque<Write>,
+    pub saves: VecDeque<(SnapshotMetadata, Frozen<journal::Frozen>)>,
+    pub loads: VecDeque<Message>,
+    pub discard: Option<(u64, u64)>,
+    pub membership: Option<Arc<Membership>>,
+    pub lines: Vec<String>,
+}
+
+impl Outside<Journal> for Effects {
+    fn send(&mut self, messages: Vec<Message>) {
+        for message in &messages {
+            self.lines.push(format!("send to {}: {}", message.to, describe::message(message)));
+        }
+        self.sent.extend(messages);
+    }
+
+    fn write(&mut self, write: Write) {
+        self.lines.push(describe::write(&write));
+        self.writes.push_back(write);
+    }
+
+    fn save_snapshot(&mut self, metadata: SnapshotMetadata, state: Frozen<journal::Frozen>) {
+        self.lines.push(format!("save snapshot {}@{}", metadata.index, metadata.term));
+        self.saves.push_back((metadata, state));
+    }
+
+    fn load_snapshot(&mut self, message: Message) {
+        let metadata = message.get_snapshot().get_metadata();
+        self.lines.push(format!("load snapshot {}@{}", metadata.index, metadata.term));
+        self.loads.push_back(message);
+    }
+
+    fn discard_older(&mut self, newest: (u64, u64)) {
+        self.lines.push(format!("discard what is older than {}@{}", newest.1, newest.0));
+        self.discard = Some(newest);
+    }
+
+    fn members_changed(&mut self, membership: &Arc<Membership>) {
+        let members = membership.members.iter().map(|m| format!("{}{}", m.id, if m.learner { "?" } else { "" }));
+        let members = members.collect::<Vec<_>>().join(" ");
+        self.lines.push(format!("members {members}, removed {:?}", membership.removed));
+        self.membership = Some(membership.clone());
+    }
+}
+
+/// The parts of a member that runs. In the order in which they are to be dropped.
+pub struct Running {
+    pub core: Core<Journal>,
+    pub inbox: Arc<kvd_node::driver::Inbox<kvd_node::driver::Restored<journal::Commands>>>,
+    pub wal: Wal,
+    pub snapshotter: Snapshotter,
+    _lock: Box<dyn Lock>,
+    pub effects: Effects,
+}
+
+/// What the disk is not to do for the moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held {
+    pub writes: bool,
+    pub saves: bool,
+    pub loads: bool,
+}
+
+pub struct Member {
+    pub id: u64,
+    pub config: Config,
+    pub start: Start,
+    pub disk: MemDisk,
+    pub held: Held,
+    pub journal: Journal,
+    pub handle: Handle,
+    /// `None` while it is down.
+    pub running: Option<Running>,
+    /// How its last run ended, if it was not by a crash.
+    pub ended: Option<Result<Exit, Fatal>>,
+    /// The member list that its transport was last told.
+    pub told: Option<Arc<Membership>>,
+}
+
+fn open(disk: &MemDisk, config: &Config, start: &Start, journal: &Journal) -> Result<(Handle, Running), Fatal> {
+    let home = Home::open(disk.disk(), Path::new(DIR))?;
+    let node = home.start(config.clone(), start, journal.clone())?;
+    let handle = node.handle();
+    let Parts { core, inbox, wal, snapshotter, lock } = node.into_parts();
+    Ok((handle, Running { core, inbox, wal, snapshotter, _lock: lock, effects: Effects::default() }))
+}
+
+impl Member {
+    pub fn new(config: Config, start: Start) -> Self {
+        let (disk, journal) = (MemDisk::new(), Journal::default());
+        let (handle, running) = open(&disk, &config, &start, &journal).expect("a new member opens");
+        Self {
+            id: config.id,
+            config,
+            start,
+            disk,
+            held: Held::default(),
+            journal,
+            handle,
+            running: Some(running),
+            ended: None,
+            told: None,
+        }
+    }
+
+    /// Starts again what is down, from its disk alone.
+    pub fn restart(&mut self) -> Result<(), Fatal> {
+        assert!(self.running.is_none(), "member {} runs", self.id);
+        self.journal = Journal::default();
+        let (handle, running) = open(&self.disk, &self.config, &self.start, &self.journal)?;
+        (self.handle, self.running, self.ended) = (handle, Some(running), None);
+        (self.held, self.told) = (Held::default(), None);
+        Ok(())
+    }
+
+    /// Loses power, and whatever was not synced.
+    pub fn crash(&mut self) {
+        self.disk.crash_losing_all_unsynced();
+        self.running = None;
+    }
+
+    #[track_caller]
+    pub fn run(&self) -> &Running {
+        self.running.as_ref().expect("the member runs")
+    }
+
+    #[track_caller]
+    pub fn run_mut(&mut self) -> &mut Running {
+        self.running.as_mut().expect("the member runs")
+    }
+
+    /// Whether something waits for the next turn.
+    pub fn has_arrivals(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.running.as_ref().is_some_and(|running| running.inbox.poll_arrival(&mut cx).is_ready())
+    }
+
+    /// Gives the core a turn, with a tick if it is given the time. Returns what it sent.
+    pub fn turn(&mut self, tick: Option<Duration>) -> Vec<Message> {
+        let Some(running) = self.running.as_mut() else { return Vec::new() };
+        let (load, reads) = running.core.load();
+        let (arrivals, _) = running.inbox.take(load, reads);
+        let ended = running.core.turn(arrivals, tick, &mut running.effects);
+        if let Some(membership) = running.effects.membership.take() {
+            self.told = Some(membership);
+        }
+        let sent = std::mem::take(&mut running.effects.sent);
+        match ended.transpose() {
+            None => sent,
+            Some(ended) => {
+                let error = match ended {
+                    Ok(Exit::Removed) => kvd_node::Error::Removed,
+                    _ => kvd_node::Error::Stopped,
+                };
+                running.core.fail_all(&error, "this member stopped before it was applied");
+                if ended.is_ok() {
+                    while self.disk_step() {}
+                    self.close();
+                }
+                self.running = None;
+                self.ended = Some(ended);
+                sent
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        let unsaved = running.core.take_unsaved();
+        running.wal.save(&[], unsaved.as_ref(), false).expect("the last save");
+        running.wal.close().expect("close");
+    }
+
+    /// Lets the disk do one thing that is not held: `false` if there is none. What it did is told to the inbox.
+    pub fn disk_step(&mut self) -> bool {
+        let held = self.held;
+        let Some(running) = self.running.as_mut() else { return false };
+        let Running { wal, snapshotter, inbox, effects, .. } = running;
+        if !held.writes && !effects.writes.is_empty() {
+            let write = effects.writes.pop_front().expect("there is one");
+            effects.lines.push(format!("durable {}", write.seq));
+            let snapshot = write.snapshot.as_ref().map(|s| SnapshotRecord { index: s.index, term: s.term });
+            let save = Save {
+                snapshot,
+                entries: &write.entries,
+                hard_state: write.hard_state.as_ref(),
+                must_sync: true,
+            };
+            inbox.done(match wal.save_group(&[save]) {
+                Ok(()) => Done::Written(write.seq),
+                Err(error) => Done::Failed(error.into()),
+            });
+        } else if !held.saves && !effects.saves.is_empty() {
+            let (metadata, state) = effects.saves.pop_front().expect("there is one");
+            effects.lines.push(format!("saved {}@{}", metadata.index, metadata.term));
+            let mut state = Some(state);
+            let saved = snapshotter.save(&metadata, &mut |out| state.take().expect("once").write(out));
+            inbox.done(match saved {
+                Ok(bytes) => Done::SnapshotSaved { metadata: Box::new(metadata), bytes },
+                Err(error) => Done::Failed(error.into()),
+            });
+        } else if !held.loads && !effects.loads.is_empty() {
+            let message = effects.loads.pop_front().expect("there is one");
+            let metadata = message.get_snapshot().get_metadata();
+            effects.lines.push(format!("loaded {}@{}", metadata.index, metadata.term));
+            inbox.done(match load::<Journal>(snapshotter, metadata.term, metadata.index) {
+                Ok(restored) => Done::SnapshotLoaded { message: Box::new(message), restored },
+                Err(_) => Done::SnapshotRejected,
+            });
+        } else if let Some(newest) = effects.discard.take() {
+            let left = snapshotter.retain_up_to(kvd_node::driver::SNAPSHOTS_KEPT, newest).expect("discard");
+            if let Some((_, oldest)) = left.first() {
+                wal.release_to(oldest + 1).expect("release");
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+}

@@ -1,0 +1,17 @@
+//! How a member behaves, seen through the public API.
+//!
+//! [`common::world`] drives whole clusters by hand on one thread: the test decides when a tick passes, what the network
+//! and the disk do, and every run is the same. [`common::threads`] runs members as they run for real, on an executor
+//! and with their threads.
+
+mod cluster;
+mod common;
+mod golden;
+mod limits;
+mod membership;
+mod raftexample;
+mod reads;
+mod shutdown;
+mod single;
+mod snapshots;
+mod traps;
