@@ -1,20 +1,22 @@
 //! The binary under test.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 /// Path of an up-to-date `kvd`.
 ///
-/// `KVD_BIN` names it; else cargo builds it, once for each test process and in the target directory and with the
-/// profile that the test itself was built with. Cargo does nothing if it is up to date.
+/// `KVD_BIN` names it. Else it is the one beside the test itself, in the same target directory and of the same profile:
+/// `cargo test --workspace` builds it there, and if it is missing or older than its sources, cargo builds it now.
 ///
 /// # Panics
 /// If the build fails.
 pub fn kvd() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match std::env::var_os("KVD_BIN") {
-        Some(path) => std::fs::canonicalize(&path).unwrap_or_else(|e| panic!("KVD_BIN={path:?}: {e}")),
+        Some(path) => fs::canonicalize(&path).unwrap_or_else(|e| panic!("KVD_BIN={path:?}: {e}")),
         None => build(),
     })
 }
@@ -23,6 +25,10 @@ fn build() -> PathBuf {
     // TARGET/PROFILE/deps/this-test
     let test = std::env::current_exe().expect("the path of the running test");
     let output = test.parent().and_then(Path::parent).expect("TARGET/PROFILE above deps/");
+    let binary = output.join("kvd");
+    if is_up_to_date(&binary) {
+        return binary;
+    }
     let target = output.parent().expect("TARGET above PROFILE/");
     let profile = match output.file_name().and_then(|n| n.to_str()) {
         Some("debug") => "test", // both the dev and the test profile are put there
@@ -37,5 +43,19 @@ fn build() -> PathBuf {
         .status()
         .expect("cargo, which started this test, can be started again");
     assert!(status.success(), "cargo build --package kvd: {status}");
-    output.join("kvd")
+    binary
+}
+
+/// Whether the binary is younger than each file it was made from. Cargo lists those beside it, in `kvd.d`:
+/// `BINARY: SOURCE SOURCE ...`, with spaces in names escaped by a backslash; what cannot be read counts as newer.
+fn is_up_to_date(binary: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
+    let Some(built) = modified(binary) else { return false };
+    let Ok(list) = fs::read_to_string(binary.with_extension("d")) else { return false };
+    let Some((_, sources)) = list.lines().next().and_then(|line| line.split_once(": ")) else { return false };
+    let is_older = |path: &Path| modified(path).is_some_and(|time: SystemTime| time <= built);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    sources.split(' ').all(|source| is_older(Path::new(source)))
+        && is_older(&workspace.join("Cargo.lock"))
+        && is_older(&workspace.join("Cargo.toml"))
 }
