@@ -27,6 +27,7 @@ use raft::eraftpb::{ConfState, HardState, SnapshotMetadata};
 use crate::config::Config;
 use crate::core::{Beginning, Core, fnv1a};
 use crate::error::Fatal;
+use crate::event::Subscribers;
 use crate::handle::{Shown, Status};
 use crate::inbox::Inbox;
 use crate::logger::logger;
@@ -234,6 +235,8 @@ impl Home {
             );
         }
         let shown = Shown {
+            subscribers: Subscribers::default(),
+            refreshing: false,
             status: Status { id: config.id, cluster_id: identity.cluster_id, ..Status::default() },
             membership: state.membership.clone(),
         };

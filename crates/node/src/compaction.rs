@@ -23,6 +23,12 @@ impl Compaction {
         Self { threshold, grown: 0, last_size: 0, running: false, newest, asked_for: None }
     }
 
+    /// Takes the first snapshot earlier by this member's share of the threshold: it is the `place`-th (from 0) of `of`
+    /// members, which apply the same log and would otherwise all write at the same moment.
+    pub(crate) fn stagger(&mut self, place: u64, of: u64) {
+        self.grown += self.threshold / of.max(1) * place;
+    }
+
     /// An entry of that many bytes was applied.
     pub(crate) fn grow(&mut self, bytes: u64) {
         self.grown += bytes;
@@ -91,6 +97,22 @@ mod tests {
         assert!(!compaction.is_due(7));
         compaction.grow(1);
         assert!(compaction.is_due(7));
+    }
+
+    #[test]
+    fn members_take_turns() {
+        let mut due_at = Vec::new();
+        for place in 0..3 {
+            let mut compaction = Compaction::new(90, (1, 1));
+            compaction.stagger(place, 3);
+            let mut bytes = 0;
+            while !compaction.is_due(5) {
+                compaction.grow(1);
+                bytes += 1;
+            }
+            due_at.push(bytes);
+        }
+        assert_eq!(due_at, [90, 60, 30]);
     }
 
     #[test]

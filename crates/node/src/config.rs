@@ -48,6 +48,13 @@ pub struct Config {
     /// A snapshot is taken once the log has grown by this many bytes since the last one, or by the size of that one
     /// if it was larger: so the cost of a write does not grow with the state. Default 64 MiB.
     pub snapshot_bytes: u64,
+    /// Most bytes of a snapshot that are written in a second, so that the log's syncs on the same disk are not held up.
+    /// Default 64 MiB.
+    pub snapshot_rate: u64,
+    /// Answer linearizable reads from the leader's lease instead of by a round of heartbeats. **Unsafe** under pauses: a
+    /// leader that was stopped for longer than an election (a suspended machine, a stalled disk) does not notice that
+    /// it was replaced, and answers once with an old state. Default off; the gain is small.
+    pub lease_reads: bool,
     /// Entries kept in memory behind a snapshot for followers that lag, in bytes. Default 16 MiB.
     pub catch_up_bytes: u64,
     /// How long a shutdown waits for the requests in flight, and then for a successor. Default 2 s.
@@ -72,6 +79,8 @@ impl Config {
             election_ticks: 10,
             heartbeat_ticks: 1,
             snapshot_bytes: 64 << 20,
+            snapshot_rate: 64 << 20,
+            lease_reads: false,
             catch_up_bytes: 16 << 20,
             shutdown_grace: Duration::from_secs(2),
             segment_bytes: 64 << 20,
@@ -95,6 +104,10 @@ impl Config {
             max_committed_size_per_ready: 4 << 20,
             check_quorum: true,
             pre_vote: true,
+            read_only_option: match self.lease_reads {
+                true => raft::ReadOnlyOption::LeaseBased,
+                false => raft::ReadOnlyOption::Safe,
+            },
             ..raft::Config::default()
         }
     }

@@ -19,6 +19,7 @@ use crate::changes::{self, Changes};
 use crate::compaction::Compaction;
 use crate::config::Config;
 use crate::error::{Error, Fatal};
+use crate::event::{Event, Sight, Watchdog};
 use crate::handle::{Role, Status};
 use crate::inbox::{Arrivals, Done, Report};
 use crate::membership::{self, ChangeOutcome, Verdict};
@@ -94,6 +95,8 @@ pub struct Core<S: StateMachine> {
     loading: bool,
     loaded: Option<Loaded<S::Restored>>,
     pub(crate) phase: Phase,
+    events: Vec<Event>,
+    pub(crate) watchdog: Watchdog,
     pub(crate) rejected_messages: u64,
     pub(crate) installed_snapshots: u64,
     pub(crate) leader_changes: u64,
@@ -111,8 +114,13 @@ impl<S: StateMachine> Core<S> {
     pub(crate) fn new(config: Config, from: Beginning<S>, logger: &slog::Logger) -> Result<Self, Fatal> {
         let (id, boot, snapshot) = (config.id, from.boot, from.snapshot);
         let raw = RawNode::new(&config.raft(snapshot.index), from.storage, logger)?;
+        let mut compaction = Compaction::new(config.snapshot_bytes, (snapshot.term, snapshot.index));
+        let voters = &snapshot.get_conf_state().voters;
+        if let Some(place) = voters.iter().position(|voter| *voter == id) {
+            compaction.stagger(place as u64, voters.len() as u64);
+        }
         Ok(Self {
-            compaction: Compaction::new(config.snapshot_bytes, (snapshot.term, snapshot.index)),
+            compaction,
             reads: Reads::new(id, boot),
             tracker: Tracker::new(id, boot),
             changes: Changes::new(id, boot, config.limits.changes),
@@ -126,6 +134,8 @@ impl<S: StateMachine> Core<S> {
             loading: false,
             loaded: None,
             phase: Phase::Running,
+            events: Vec::new(),
+            watchdog: Watchdog::default(),
             rejected_messages: 0,
             installed_snapshots: 0,
             leader_changes: 0,
@@ -223,6 +233,7 @@ impl<S: StateMachine> Core<S> {
         self.tracker.expire(now);
         self.reads.expire(now);
         self.changes.expire(now);
+        self.look_around();
         if self.is_leader() {
             self.promote_learner();
         } else {
@@ -328,7 +339,7 @@ impl<S: StateMachine> Core<S> {
             let source = std::io::Error::other("raft installs it, but it was not read");
             return Err(Fatal::Restore { term, index, source });
         };
-        tracing::info!(term, index, "installing the leader's snapshot");
+        self.events.push(Event::SnapshotInstalled { index });
         self.state.install(loaded.restored);
         self.applied = index;
         self.conf_state = metadata.get_conf_state().clone();
@@ -404,6 +415,7 @@ impl<S: StateMachine> Core<S> {
                 self.phase = Phase::Over(Exit::Removed);
             }
         }
+        self.events.push(Event::Members { index: self.applied });
         self.members_changed(out);
     }
 
@@ -476,6 +488,25 @@ impl<S: StateMachine> Core<S> {
         best.is_some()
     }
 
+    fn look_around(&mut self) {
+        let raft = &self.raw.raft;
+        let commit = raft.raft_log.committed;
+        let followers = raft.prs().iter().filter(|(peer, _)| self.is_leader() && **peer != self.config.id);
+        let sight = Sight {
+            write: self.pipeline.oldest().map(|(seq, begun)| (seq, self.now.saturating_sub(begun))),
+            apply_backlog: commit.saturating_sub(self.applied),
+            peers: followers
+                .map(|(peer, progress)| (*peer, commit.saturating_sub(progress.matched)))
+                .collect(),
+        };
+        self.watchdog.look(&sight, &mut self.events);
+    }
+
+    /// What has happened since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
     fn promote_learner(&mut self) {
         let commit = self.raw.raft.raft_log.committed;
         let caught_up = |id: u64| {
@@ -503,7 +534,7 @@ impl<S: StateMachine> Core<S> {
         self.reads.abandon_round();
         if raft.leader_id != raft::INVALID_ID {
             self.leader_changes += 1;
-            tracing::info!(term = leader.0, leader = leader.1, "following a leader");
+            self.events.push(Event::Leader { term: leader.0, leader: leader.1 });
             self.tracker.propose_again();
             self.changes.propose_again();
         }
@@ -532,6 +563,7 @@ impl<S: StateMachine> Core<S> {
     pub(crate) fn compact(&mut self, metadata: SnapshotMetadata, out: &mut impl Outside<S>) {
         let (term, index) = (metadata.term, metadata.index);
         self.compaction.recorded(term, index);
+        self.events.push(Event::SnapshotTaken { index });
         // The leader's may have overtaken ours.
         if self.compaction.newest() == (term, index) {
             let keep = self.config.catch_up_bytes;
@@ -565,6 +597,7 @@ impl<S: StateMachine> Core<S> {
             applied: self.applied,
             snapshot: self.compaction.newest().1,
             is_member: self.state.membership.members.iter().any(|member| member.id == id),
+            staleness: self.reads.fresh().map(|fresh| self.now.saturating_sub(fresh)),
         }
     }
 

@@ -11,6 +11,7 @@ use kvd_raftpb::peers::PeerHandler;
 use raft::eraftpb::Message;
 
 use crate::error::Error;
+use crate::event::{Events, Subscribers};
 use crate::inbox::{Change, Inbox, Report};
 use crate::membership::{self, ChangeOutcome, MembershipChange};
 use crate::proposal::Proposal;
@@ -52,11 +53,20 @@ pub struct Status {
     pub snapshot: u64,
     /// Whether the member list as of `applied` contains this member.
     pub is_member: bool,
+    /// How old the local state may be: everything that was committed longer ago has been applied. To within a tick.
+    /// `None` before the first linearizable read. See [`Handle::staleness`].
+    pub staleness: Option<Duration>,
 }
+
+/// How old the proof of freshness may grow before [`Handle::staleness`] asks for a new one.
+pub(crate) const REFRESH: Duration = Duration::from_secs(1);
 
 /// What the loop shows to its handles.
 #[derive(Default)]
 pub(crate) struct Shown {
+    pub(crate) subscribers: Subscribers,
+    /// A read was sent to renew the proof of freshness, and has not done so yet.
+    pub(crate) refreshing: bool,
     pub(crate) status: Status,
     pub(crate) membership: Arc<Membership>,
 }
@@ -168,6 +178,26 @@ impl Handle {
     /// The member as of the end of the loop's last turn.
     pub fn status(&self) -> Status {
         self.shown().status.clone()
+    }
+
+    /// Subscribes to what happens at this member from now on.
+    pub fn events(&self) -> Events {
+        self.shown().subscribers.add()
+    }
+
+    /// How old a read of the local state may be: everything that was committed longer ago than this has been applied
+    /// here, to within a tick. `None` while nothing proves it.
+    ///
+    /// Every linearizable read renews the proof. If the last one is more than a second ago this asks for one, without
+    /// waiting for it: so whoever goes on reading stale soon learns a bound.
+    pub fn staleness(&self) -> Option<Duration> {
+        let mut shown = self.shown();
+        let staleness = shown.status.staleness;
+        if staleness.is_none_or(|age| age >= REFRESH) && !shown.refreshing {
+            let (reply, _) = oneshot::channel();
+            shown.refreshing = self.requests.read(Read { timeout: REFRESH, reply }).is_ok();
+        }
+        staleness
     }
 
     /// The member list as of the applied index. Empty for a joiner that has no state yet.

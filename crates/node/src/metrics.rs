@@ -26,6 +26,7 @@ pub struct Metrics {
     snapshot_index: UGauge,
     log_bytes: UGauge,
     snapshots_installed: Counter,
+    peers_lagging: UGauge,
     messages_dropped: Counter,
     messages_rejected: Counter,
     pub(crate) wal_fsync_seconds: Histogram,
@@ -39,6 +40,7 @@ pub(crate) struct Turn {
     pub(crate) pending: usize,
     pub(crate) failed: u64,
     pub(crate) log_bytes: u64,
+    pub(crate) lagging: usize,
     pub(crate) dropped: u64,
     pub(crate) rejected: u64,
     pub(crate) installed: u64,
@@ -60,6 +62,7 @@ impl Default for Metrics {
             snapshot_index: UGauge::default(),
             log_bytes: UGauge::default(),
             snapshots_installed: Counter::default(),
+            peers_lagging: UGauge::default(),
             messages_dropped: Counter::default(),
             messages_rejected: Counter::default(),
             // 62.5 us to 2 s.
@@ -115,6 +118,7 @@ impl Metrics {
             m.snapshot_save_seconds,
         );
         to.register("kvd_raft_term", "raft's term", m.term);
+        to.register("kvd_peers_lagging", "Followers of this leader that are far behind", m.peers_lagging);
         to.register("kvd_snapshot_index", "Index of the newest snapshot", m.snapshot_index);
         to.register_with_unit(
             "kvd_log_memory",
@@ -147,6 +151,7 @@ impl Metrics {
         self.snapshot_index.set(status.snapshot);
         self.log_bytes.set(turn.log_bytes);
         self.snapshots_installed.inc_by(turn.installed);
+        self.peers_lagging.set(turn.lagging as u64);
         self.messages_dropped.inc_by(turn.dropped);
         self.messages_rejected.inc_by(turn.rejected);
         self.leader_changes.inc_by(turn.leader_changes);

@@ -4,6 +4,9 @@
 //! thesis, section 6.4). raft drops such a request without a word when there is no leader, when the leader changes or
 //! when it has committed nothing in its term, so a round that has no answer is begun again under a fresh context. A
 //! context is never used twice: raft 0.7 would join the request to an older pending one, at the older index.
+//!
+//! A round also proves how fresh the local state is: once its index is applied, so is everything that was committed
+//! before it began. That bounds the age of a stale read.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -43,7 +46,15 @@ pub(crate) struct Reads {
     /// Arrived after the round began.
     arrived: Vec<Waiter>,
     /// Has its index, and waits for it to be applied. Indices ascend.
-    confirmed: VecDeque<(u64, Vec<Waiter>)>,
+    confirmed: VecDeque<Confirmed>,
+    /// When the newest round began whose index has been applied.
+    fresh: Option<Duration>,
+}
+
+struct Confirmed {
+    index: u64,
+    begun: Duration,
+    waiters: Vec<Waiter>,
 }
 
 impl Reads {
@@ -56,6 +67,7 @@ impl Reads {
             sharing: Vec::new(),
             arrived: Vec::new(),
             confirmed: VecDeque::new(),
+            fresh: None,
         }
     }
 
@@ -87,28 +99,33 @@ impl Reads {
 
     /// raft answered the round with that context.
     pub(crate) fn confirm(&mut self, context: &[u8], index: u64) {
-        if self.round.as_ref().is_some_and(|round| round.context == context) {
-            self.round = None;
-            // An earlier round's index holds for later waiters only if it is not lower: keep the order ascending.
-            let index = index.max(self.confirmed.back().map_or(0, |(last, _)| *last));
-            self.confirmed.push_back((index, std::mem::take(&mut self.sharing)));
+        if let Some(round) = self.round.take_if(|round| round.context == context) {
+            // Rounds are answered in their order, so an index counts as no lower than the one before it.
+            let index = index.max(self.confirmed.back().map_or(0, |last| last.index));
+            let waiters = std::mem::take(&mut self.sharing);
+            self.confirmed.push_back(Confirmed { index, begun: round.sent, waiters });
         }
     }
 
     /// The number of reads that wait for an answer.
     pub(crate) fn waiting(&self) -> usize {
-        self.arrived.len()
-            + self.sharing.len()
-            + self.confirmed.iter().map(|(_, waiters)| waiters.len()).sum::<usize>()
+        let confirmed: usize = self.confirmed.iter().map(|confirmed| confirmed.waiters.len()).sum();
+        self.arrived.len() + self.sharing.len() + confirmed
     }
 
     /// Answers the reads whose index has been applied.
     pub(crate) fn applied(&mut self, applied: u64) {
-        while self.confirmed.front().is_some_and(|(index, _)| *index <= applied) {
-            for waiter in self.confirmed.pop_front().map(|(_, waiters)| waiters).into_iter().flatten() {
+        while let Some(confirmed) = self.confirmed.pop_front_if(|confirmed| confirmed.index <= applied) {
+            self.fresh = Some(confirmed.begun);
+            for waiter in confirmed.waiters {
                 let _ = waiter.reply.send(Ok(applied));
             }
         }
+    }
+
+    /// Everything that was committed before this time has been applied. `None` before the first round has proved it.
+    pub(crate) fn fresh(&self) -> Option<Duration> {
+        self.fresh
     }
 
     /// Answers what is overdue.
@@ -122,7 +139,7 @@ impl Reads {
     }
 
     fn fail_where(&mut self, which: impl Fn(&Waiter) -> bool, error: &Error) {
-        let confirmed = self.confirmed.iter_mut().map(|(_, waiters)| waiters);
+        let confirmed = self.confirmed.iter_mut().map(|confirmed| &mut confirmed.waiters);
         for waiters in [&mut self.sharing, &mut self.arrived].into_iter().chain(confirmed) {
             for waiter in waiters.extract_if(.., |waiter| which(waiter)) {
                 let _ = waiter.reply.send(Err(error.clone()));
@@ -192,6 +209,19 @@ mod tests {
         reads.expire(Duration::from_secs(5));
         assert_eq!(a.try_recv().unwrap(), Some(Err(Error::NoLeader)));
         assert_eq!(reads.next_round(true, ZERO), None);
+    }
+
+    #[test]
+    fn a_round_proves_freshness_as_of_its_beginning_once_its_index_is_applied() {
+        let mut reads = Reads::new(1, 1);
+        let _answer = push(&mut reads);
+        let begun = Duration::from_secs(3);
+        let context = reads.next_round(true, begun).unwrap();
+        reads.confirm(&context, 7);
+        reads.applied(6);
+        assert_eq!(reads.fresh(), None);
+        reads.applied(7);
+        assert_eq!(reads.fresh(), Some(begun));
     }
 
     #[test]

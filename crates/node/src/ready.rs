@@ -18,6 +18,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::time::Duration;
 
 use raft::eraftpb::{Entry, HardState, Message, SnapshotMetadata};
 
@@ -40,6 +41,7 @@ pub struct Write {
 
 struct InFlight {
     seq: u64,
+    begun: Duration,
     /// The newest Ready that is persisted when this write is durable; 0 for none.
     ready: u64,
     /// The index of the leader's snapshot that the write records.
@@ -63,6 +65,11 @@ impl Pipeline {
     /// Gate one: whether nothing is being written, so that a new proposal would not wait behind a sync.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
+    }
+
+    /// The oldest write that is not durable yet: its number, and when it was handed over.
+    pub(crate) fn oldest(&self) -> Option<(u64, Duration)> {
+        self.in_flight.front().map(|write| (write.seq, write.begun))
     }
 
     fn next_seq(&mut self) -> u64 {
@@ -117,6 +124,7 @@ impl<S: StateMachine> Core<S> {
             let installed = snapshot.as_ref().map(|metadata| metadata.index);
             self.pipeline.in_flight.push_back(InFlight {
                 seq,
+                begun: self.now,
                 ready: number,
                 installed,
                 compact: None,
@@ -201,6 +209,7 @@ impl<S: StateMachine> Core<S> {
         let compact = Some(metadata.clone());
         self.pipeline.in_flight.push_back(InFlight {
             seq,
+            begun: self.now,
             ready: 0,
             installed: None,
             compact,

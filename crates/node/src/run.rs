@@ -12,7 +12,8 @@ use kvd_raftpb::peers::Peers;
 
 use crate::core::{Core, Exit};
 use crate::error::{Error, Fatal};
-use crate::handle::{Handle, Shown};
+use crate::event::Event;
+use crate::handle::{Handle, REFRESH, Shown, Status};
 use crate::inbox::Inbox;
 use crate::metrics::{Metrics, Turn};
 use crate::proposal::Load;
@@ -87,6 +88,7 @@ impl<S: StateMachine> Node<S> {
         let mut threads = Threads::start(
             self.wal,
             self.snapshotter,
+            self.core.config.snapshot_rate,
             self.inbox.clone(),
             peers,
             self.shown.clone(),
@@ -143,17 +145,27 @@ async fn turns<S: StateMachine>(
             pending: core.load().0.count,
             failed: core.tracker.take_failed(),
             log_bytes: core.raw.store().bytes(),
+            lagging: core.watchdog.lagging(),
             dropped,
             rejected: std::mem::take(&mut core.rejected_messages),
             installed: std::mem::take(&mut core.installed_snapshots),
             leader_changes: std::mem::take(&mut core.leader_changes),
         };
         metrics.show(&status, turn);
-        shown.lock().unwrap_or_else(PoisonError::into_inner).status = status;
+        show(&mut shown.lock().unwrap_or_else(PoisonError::into_inner), status, &core.take_events());
         if let Some(exit) = exit {
             return Ok(exit);
         }
         yield_now().await;
+    }
+}
+
+fn show(shown: &mut Shown, status: Status, events: &[Event]) {
+    shown.refreshing &= status.staleness.is_none_or(|age| age >= REFRESH);
+    shown.status = status;
+    for event in events {
+        event.log();
+        shown.subscribers.tell(event);
     }
 }
 

@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::ready::Write;
 use crate::replicated::{self, Frozen, Restored};
 use crate::state_machine::StateMachine;
+use crate::throttle::Throttle;
 
 /// How many snapshots stay on disk: the newest, and one to fall back to.
 pub const SNAPSHOTS_KEPT: usize = 2;
@@ -51,6 +52,8 @@ pub(crate) struct Threads<S: StateMachine> {
     peers: Arc<dyn Peers>,
     shown: Arc<std::sync::Mutex<Shown>>,
     snapshotter: Snapshotter,
+    /// Bytes a second.
+    snapshot_rate: u64,
     metrics: Metrics,
     jobs: Jobs,
     log: JoinHandle<()>,
@@ -62,6 +65,7 @@ impl<S: StateMachine> Threads<S> {
     pub(crate) fn start(
         wal: Wal,
         snapshotter: Snapshotter,
+        snapshot_rate: u64,
         inbox: Mail<S>,
         peers: Arc<dyn Peers>,
         shown: Arc<std::sync::Mutex<Shown>>,
@@ -77,7 +81,17 @@ impl<S: StateMachine> Threads<S> {
             })?
         };
         let jobs = Jobs(sender);
-        Ok(Self { inbox, peers, shown, snapshotter, metrics, jobs, log, helpers: BTreeMap::new() })
+        Ok(Self {
+            inbox,
+            peers,
+            shown,
+            snapshotter,
+            snapshot_rate,
+            metrics,
+            jobs,
+            log,
+            helpers: BTreeMap::new(),
+        })
     }
 
     /// Closes the log and joins every thread. What was handed over before is on disk when this returns, or the error
@@ -162,11 +176,12 @@ impl<S: StateMachine> Outside<S> for Threads<S> {
     fn save_snapshot(&mut self, metadata: SnapshotMetadata, state: Frozen<S::View>) {
         let (snapshotter, inbox, metrics) =
             (self.snapshotter.clone(), self.inbox.clone(), self.metrics.clone());
+        let rate = self.snapshot_rate;
         self.help("kvd-snap-save", move || {
             let begun = Instant::now();
             let mut state = Some(state);
             let bytes = snapshotter.save(&metadata, &mut |out| match state.take() {
-                Some(state) => state.write(out),
+                Some(state) => state.write(&mut Throttle::new(out, rate)),
                 None => Err(std::io::Error::other("a frozen state is written once")),
             })?;
             metrics.snapshot_save_seconds.observe(begun.elapsed().as_secs_f64());

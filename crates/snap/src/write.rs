@@ -15,6 +15,10 @@ use crate::error::Error;
 use crate::format::{self, CHUNK_BYTES, CHUNK_HEAD_BYTES};
 use crate::snapshotter::Directory;
 
+/// After so many bytes the file is synced. One sync at the end of a large file would hold up every other sync of the same
+/// disk, the log's among them, until all of it is written back.
+const SYNC_EVERY: u64 = 4 << 20;
+
 /// A file without a final name yet.
 #[derive(Debug)]
 pub(crate) struct TempFile {
@@ -24,6 +28,8 @@ pub(crate) struct TempFile {
     temp: PathBuf,
     target: PathBuf,
     offset: u64,
+    /// Where the last sync was.
+    synced: u64,
     published: bool,
 }
 
@@ -35,7 +41,7 @@ impl TempFile {
             .open(&temp, OpenMode::CreateNew)
             .map_err(Error::io("creating the temporary file", &temp))?;
         let target = dir.path(term, index);
-        Ok(Self { dir, file: Some(file), temp, target, offset: 0, published: false })
+        Ok(Self { dir, file: Some(file), temp, target, offset: 0, synced: 0, published: false })
     }
 
     /// The final name.
@@ -47,6 +53,10 @@ impl TempFile {
         let file = self.file.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         file.write_all_at(bytes, self.offset)?;
         self.offset += bytes.len() as u64;
+        if self.offset - self.synced >= SYNC_EVERY {
+            file.sync_data()?;
+            self.synced = self.offset;
+        }
         Ok(())
     }
 
