@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
-use kvd_kvstore::{Error, MembershipRefusal};
+use kvd_kvstore::{Age, Error, MembershipRefusal};
 
 /// Every answer's body is in memory when the answer begins: a value, or a few words.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -54,6 +54,18 @@ pub(crate) fn method_not_allowed(allow: &'static str) -> Answer {
 pub(crate) fn with_header(mut answer: Answer, name: HeaderName, value: HeaderValue) -> Answer {
     answer.headers_mut().insert(name, value);
     answer
+}
+
+/// The answer with the header `Kvd-Staleness-Ms`, if the read was a stale one: a number of milliseconds, or `unknown`.
+pub(crate) fn with_age(answer: Answer, age: Age) -> Answer {
+    let value = match age {
+        Age::Current => return answer,
+        // Up to three weeks as a number; a member that was cut off for longer does not know.
+        Age::AtMost(age) => u32::try_from(age.as_millis()).ok().map(HeaderValue::from),
+        Age::Unknown => None,
+    };
+    let value = value.unwrap_or(HeaderValue::from_static("unknown"));
+    with_header(answer, HeaderName::from_static("kvd-staleness-ms"), value)
 }
 
 /// The answer to a request that the store did not do.

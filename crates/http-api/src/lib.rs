@@ -8,6 +8,9 @@
 //! answers with `ETag` (the key's mod revision) and `Kvd-Revision` (the store's). Beside them `/health`, `/livez`,
 //! `/readyz`, `/version` and `/metrics`.
 //!
+//! A GET with `?consistency=stale` is answered from the local state, at once. Its header `Kvd-Staleness-Ms` bounds the
+//! state's age: everything that was acknowledged longer ago is in it. It is `unknown` while nothing proves a bound.
+//!
 //! | status | when |
 //! |---|---|
 //! | 200 | a GET that found something |

@@ -45,8 +45,10 @@ pub(crate) async fn handle<D: Door>(
             }
         }
         Method::GET => match get(shared, Bytes::copy_from_slice(&path), request.uri().query()).await {
-            Ok(kvd_kvstore::Reading { record: Some(record), .. }) => answer::value(record.value),
-            Ok(_) => no_such_key(),
+            Ok(kvd_kvstore::Reading { record: Some(record), age, .. }) => {
+                answer::with_age(answer::value(record.value), age)
+            }
+            Ok(reading) => answer::with_age(no_such_key(), reading.age),
             Err(refusal) => refusal,
         },
         Method::POST => {

@@ -41,7 +41,7 @@ pub(crate) async fn handle<D: Door>(
                     Some(record) => tagged(answer::value(record.value), record.mod_revision),
                     None => root::no_such_key(),
                 };
-                answer::with_header(answer, KVD_REVISION, revision)
+                answer::with_age(answer::with_header(answer, KVD_REVISION, revision), reading.age)
             }
             Err(refusal) => refusal,
         },

@@ -30,6 +30,19 @@ pub struct Reading {
     pub revision: u64,
     /// What is stored under the key.
     pub record: Option<Record>,
+    /// How old the state was that was read.
+    pub age: Age,
+}
+
+/// How old a state may be that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// It held every write that was acknowledged before the read began.
+    Current,
+    /// It held every write that was acknowledged longer ago than this, to within a tick.
+    AtMost(Duration),
+    /// Nothing bounds it: this member has asked no leader yet, or got no answer.
+    Unknown,
 }
 
 /// How this member stands in its cluster, as far as a door shows it.

@@ -36,7 +36,7 @@ pub mod snapshot;
 pub mod store;
 
 pub use apply::Kv;
-pub use door::{Consistency, Door, Error, Limits, MembershipRefusal, Reading, Status};
+pub use door::{Age, Consistency, Door, Error, Limits, MembershipRefusal, Reading, Status};
 pub use service::Service;
 pub use store::{Deleted, Record, Shared, Written};
 

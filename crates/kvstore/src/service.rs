@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kvd_node::{ChangeOutcome, Handle, MembershipChange};
 
 use crate::command::{Command, Response};
-use crate::door::{Consistency, Door, Error, Limits, Reading, Status};
+use crate::door::{Age, Consistency, Door, Error, Limits, Reading, Status};
 use crate::store::{Deleted, Shared, Written};
 
 /// How long a request waits before it fails, unless a service was told otherwise.
@@ -83,11 +83,15 @@ impl Door for Service {
 
     async fn get(&self, key: Bytes, how: Consistency) -> Result<Reading, Error> {
         self.limits.check_key(&key)?;
-        if how == Consistency::Linearizable {
-            self.confirm(self.timeout).await?;
-        }
+        let age = match how {
+            Consistency::Linearizable => {
+                self.confirm(self.timeout).await?;
+                Age::Current
+            }
+            Consistency::Stale => self.handle.staleness().map_or(Age::Unknown, Age::AtMost),
+        };
         let store = self.store.read();
-        Ok(Reading { revision: store.revision(), record: store.get(&key).cloned() })
+        Ok(Reading { revision: store.revision(), record: store.get(&key).cloned(), age })
     }
 
     fn confirm(&self, timeout: Duration) -> impl Future<Output = Result<(), Error>> + Send {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use kvd_kvstore::store::Store;
-use kvd_kvstore::{Consistency, Deleted, Error, Limits, MembershipRefusal, Reading, Status, Written};
+use kvd_kvstore::{Age, Consistency, Deleted, Error, Limits, MembershipRefusal, Reading, Status, Written};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::Semaphore;
 
@@ -77,7 +77,11 @@ impl Door for Fake {
         Limits::default().check_key(&key)?;
         let mut state = self.working()?;
         state.reads.push(how);
-        Ok(Reading { revision: state.store.revision(), record: state.store.get(&key).cloned() })
+        let age = match how {
+            Consistency::Linearizable => Age::Current,
+            Consistency::Stale => Age::AtMost(Duration::from_millis(250)),
+        };
+        Ok(Reading { revision: state.store.revision(), record: state.store.get(&key).cloned(), age })
     }
 
     async fn confirm(&self, _: Duration) -> Result<(), Error> {

@@ -70,8 +70,10 @@ async fn the_table_row_by_row() {
 async fn reads_are_linearizable_unless_they_say_otherwise() {
     let door = Fake::new();
     let server = open(&door, Options::default()).await;
-    for query in ["", "?consistency=stale", "?consistency=linearizable"] {
-        once(&server, "GET", &format!("/k{query}"), "").await;
+    for (query, age) in [("", None), ("?consistency=stale", Some("250")), ("?consistency=linearizable", None)]
+    {
+        let reply = once(&server, "GET", &format!("/k{query}"), "").await;
+        assert_eq!(reply.header("kvd-staleness-ms"), age);
     }
     let how = [Consistency::Linearizable, Consistency::Stale, Consistency::Linearizable];
     assert_eq!(door.state().reads, how);
