@@ -179,6 +179,7 @@ impl<S: StateMachine> Core<S> {
         if arrivals.shutdown {
             self.begin_shutdown();
         }
+        self.note_leader();
         self.propose_change();
         self.drain(out)?;
         if self.advance_shutdown() {

@@ -87,6 +87,8 @@ impl<S: StateMachine> Core<S> {
     /// Does everything that can be done now.
     pub(crate) fn drain(&mut self, out: &mut impl Outside<S>) -> Result<(), Fatal> {
         loop {
+            // First: what it asks for again must not be asked for twice.
+            self.note_leader();
             self.propose_what_waits();
             self.ask_for_read_index();
             if !self.raw.has_ready() {
@@ -99,10 +101,6 @@ impl<S: StateMachine> Core<S> {
 
     fn handle_ready(&mut self, out: &mut impl Outside<S>) -> Result<(), Fatal> {
         let mut ready = self.raw.ready();
-        if ready.ss().is_some() || ready.hs().is_some() {
-            self.note_leader();
-        }
-
         // 1. send
         let messages = ready.take_messages();
         if !messages.is_empty() {
