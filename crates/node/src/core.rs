@@ -369,11 +369,17 @@ impl<S: StateMachine> Core<S> {
                 let batch = Batch::decode(entry.data).map_err(|e| unreadable(entry.index, e.to_string()))?;
                 let ours = (batch.member, batch.boot) == (self.config.id, self.boot);
                 let (tracker, now) = (&mut self.tracker, self.now);
-                self.state.apply(batch, entry.index, |counter, applied: &Applied| {
+                if ours {
+                    tracker.heard();
+                }
+                let news = self.state.apply(batch, entry.index, |counter, applied: &Applied| {
                     if ours {
                         tracker.resolve(counter, applied, now);
                     }
                 });
+                if news {
+                    self.members_changed(out);
+                }
             }
             kind => {
                 let change = codec::decode_conf_change(kind, &entry.data)

@@ -3,6 +3,8 @@
 //! Every membership entry is judged when it is *applied*, in log order, against the list as of that index. So every
 //! member comes to the same verdict, and a change that was proposed twice changes the list once.
 
+use std::sync::Arc;
+
 use kvd_raftpb::node::{Member, Membership};
 use kvd_raftpb::peer_url::parse_peer_url;
 use raft::eraftpb::ConfChangeType;
@@ -138,7 +140,7 @@ pub(crate) fn carry_out(list: &mut Membership, kind: ConfChangeType, subject: Me
     let at = list.members.binary_search_by_key(&subject.id, |member| member.id);
     match (kind, at) {
         (ConfChangeType::AddLearnerNode, Err(at)) => {
-            list.members.insert(at, Member { learner: true, ..subject })
+            list.members.insert(at, Member { learner: true, boot: 0, ..subject })
         }
         (ConfChangeType::AddNode, Ok(at)) => list.members[at].learner = false,
         (ConfChangeType::RemoveNode, Ok(at)) => {
@@ -150,6 +152,16 @@ pub(crate) fn carry_out(list: &mut Membership, kind: ConfChangeType, subject: Me
         // `judge` answers `Change` in no other case.
         _ => {}
     }
+}
+
+/// The cluster has heard of a start of a member. Says whether it is news.
+pub(crate) fn hear_of(list: &mut Arc<Membership>, id: u64, boot: u64) -> bool {
+    let Ok(at) = list.members.binary_search_by_key(&id, |member| member.id) else { return false };
+    let news = boot > list.members[at].boot;
+    if news {
+        Arc::make_mut(list).members[at].boot = boot;
+    }
+    news
 }
 
 /// Whether a list read from a snapshot is in order: ids ascending, none at once a member and removed.
@@ -165,7 +177,7 @@ mod tests {
     use ConfChangeType::*;
 
     fn member(id: u64, url: &str) -> Member {
-        Member { id, peer_urls: vec![url.into()], client_urls: Vec::new(), learner: false }
+        Member { id, peer_urls: vec![url.into()], client_urls: Vec::new(), learner: false, boot: 0 }
     }
 
     fn list() -> Membership {

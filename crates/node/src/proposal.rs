@@ -7,6 +7,9 @@
 //!   [ c | - | c | c | - | c | c | c | c | c | c | c | c ]     c: waits for its answer   -: answered
 //! ```
 //!
+//! The first batch of a start goes out even if nobody has asked for anything: it makes the start known to the cluster,
+//! which can then tell a member that comes back with an empty disk from one that never ran.
+//!
 //! Counters ascend without a gap. Proposing again is moving `next_to_propose` back to `floor`: the state machine's
 //! sessions drop what was applied already. A command is answered once: by its result, by its deadline, or by the end
 //! of the member; and the answer says whether it was ever proposed.
@@ -67,6 +70,15 @@ pub(crate) struct Tracker {
     failed: u64,
     retry_at: Duration,
     retry_after: Duration,
+    announcement: Announcement,
+}
+
+/// Whether the cluster has heard of this start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announcement {
+    Due,
+    Sent,
+    Heard,
 }
 
 impl Tracker {
@@ -81,6 +93,7 @@ impl Tracker {
             failed: 0,
             retry_at: Duration::ZERO,
             retry_after: FIRST_RETRY,
+            announcement: Announcement::Due,
         }
     }
 
@@ -103,7 +116,12 @@ impl Tracker {
 
     /// Whether something waits to be proposed.
     pub(crate) fn has_unproposed(&self) -> bool {
-        self.handed_out < self.slots.len()
+        self.handed_out < self.slots.len() || self.announcement == Announcement::Due
+    }
+
+    /// A batch of this start was applied.
+    pub(crate) fn heard(&mut self) {
+        self.announcement = Announcement::Heard;
     }
 
     /// Whether nobody waits for anything.
@@ -126,7 +144,7 @@ impl Tracker {
             }
             end += 1;
         }
-        if commands.is_empty() {
+        if commands.is_empty() && self.announcement != Announcement::Due {
             return None;
         }
         let batch = Batch { member: self.member, boot: self.boot, floor: self.floor, commands };
@@ -142,16 +160,23 @@ impl Tracker {
             self.retry_at = now + self.retry_after;
         }
         self.handed_out = mark;
+        if self.announcement == Announcement::Due {
+            self.announcement = Announcement::Sent;
+        }
     }
 
     /// Everything without a result is to be proposed again: a new leader may not have it.
     pub(crate) fn propose_again(&mut self) {
         self.handed_out = 0;
+        if self.announcement == Announcement::Sent {
+            self.announcement = Announcement::Due;
+        }
     }
 
     /// Proposes again what was forwarded long ago. Not for a leader, which has its proposals in its own log.
     pub(crate) fn retry_if_due(&mut self, now: Duration) {
-        if self.handed_out > 0 && now >= self.retry_at {
+        let waiting = self.handed_out > 0 || self.announcement == Announcement::Sent;
+        if waiting && now >= self.retry_at {
             self.retry_after = (self.retry_after * 2).min(MAX_RETRY);
             self.propose_again();
         }
@@ -234,6 +259,32 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    /// A tracker whose start is known.
+    fn tracker() -> Tracker {
+        let mut tracker = Tracker::new(1, 1);
+        tracker.heard();
+        tracker
+    }
+
+    #[test]
+    fn a_start_is_announced_until_it_is_heard_of() {
+        let mut tracker = Tracker::new(1, 1);
+        assert_eq!(propose(&mut tracker), Some((0, vec![])));
+        assert_eq!(propose(&mut tracker), None);
+        tracker.retry_if_due(FIRST_RETRY - MS);
+        assert!(!tracker.has_unproposed());
+        tracker.retry_if_due(FIRST_RETRY);
+        assert_eq!(propose(&mut tracker), Some((0, vec![])));
+        tracker.propose_again();
+        let _a = push(&mut tracker, b"a", MS);
+        // A command announces it as well.
+        assert_eq!(propose(&mut tracker), Some((0, vec![0])));
+        tracker.heard();
+        tracker.propose_again();
+        assert_eq!(propose(&mut tracker), Some((0, vec![0])));
+        assert_eq!(propose(&mut tracker), None);
+    }
+
     fn push(tracker: &mut Tracker, payload: &'static [u8], timeout: Duration) -> Answer {
         let (reply, answer) = oneshot::channel();
         tracker.push(Proposal { payload: Bytes::from_static(payload), timeout, reply }, Duration::ZERO);
@@ -257,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_arrives_together_shares_an_entry() {
-        let mut tracker = Tracker::new(1, 1);
+        let mut tracker = tracker();
         let _a = push(&mut tracker, b"a", MS);
         let _b = push(&mut tracker, b"b", MS);
         assert_eq!(propose(&mut tracker), Some((0, vec![0, 1])));
@@ -270,7 +321,7 @@ mod tests {
     fn a_batch_ends_at_its_bound() {
         static HALF: [u8; MAX_BATCH_BYTES / 2] = [0; MAX_BATCH_BYTES / 2];
         static OVER: [u8; MAX_BATCH_BYTES + 1] = [0; MAX_BATCH_BYTES + 1];
-        let mut tracker = Tracker::new(1, 1);
+        let mut tracker = tracker();
         let _all: Vec<_> = [&HALF[..], &HALF, b"x", &OVER, b"y"].map(|p| push(&mut tracker, p, MS)).into();
         assert_eq!(propose(&mut tracker), Some((0, vec![0, 1])));
         assert_eq!(propose(&mut tracker), Some((0, vec![2])));
@@ -280,7 +331,7 @@ mod tests {
 
     #[test]
     fn results_raise_the_floor_and_are_given_once() {
-        let mut tracker = Tracker::new(1, 1);
+        let mut tracker = tracker();
         let mut a = push(&mut tracker, b"a", MS);
         let mut b = push(&mut tracker, b"b", MS);
         propose(&mut tracker);
@@ -298,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_new_leader_is_sent_only_what_has_no_answer() {
-        let mut tracker = Tracker::new(1, 1);
+        let mut tracker = tracker();
         let _all: Vec<_> = [b"a", b"b", b"c"].map(|p| push(&mut tracker, p, MS)).into();
         propose(&mut tracker);
         tracker.resolve(1, &applied(1), Duration::ZERO);
@@ -308,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_forwarded_proposal_is_sent_again_with_growing_pauses() {
-        let mut tracker = Tracker::new(1, 1);
+        let mut tracker = tracker();
         let _a = push(&mut tracker, b"a", MS);
         propose(&mut tracker);
         tracker.retry_if_due(FIRST_RETRY - MS);
@@ -325,7 +376,7 @@ mod tests {
 
     #[test]
     fn an_overdue_answer_says_whether_the_command_was_proposed() {
-        let mut tracker = Tracker::new(1, 1);
+        let mut tracker = tracker();
         let mut a = push(&mut tracker, b"a", MS);
         let mut late = push(&mut tracker, b"l", MS * 9);
         propose(&mut tracker);
@@ -342,7 +393,7 @@ mod tests {
 
     #[test]
     fn the_window_is_a_bound() {
-        let mut tracker = Tracker::new(1, 1);
+        let mut tracker = tracker();
         let mut all: Vec<_> = (0..WINDOW).map(|_| push(&mut tracker, b"x", MS)).collect();
         let mut over = push(&mut tracker, b"x", MS);
         assert_eq!(answer(&mut over), Some(Err(Error::Overloaded)));

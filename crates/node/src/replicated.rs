@@ -28,15 +28,17 @@ pub(crate) struct Replicated<S> {
 }
 
 impl<S: StateMachine> Replicated<S> {
-    /// Applies the commands of a batch that were not applied before. `answer(counter, result)` is called for each.
+    /// Applies the commands of a batch that were not applied before. `answer(counter, result)` is called for each. Says
+    /// whether the member list changed: the first batch of a start makes that start known.
     ///
     /// A batch from somebody who is not a member changes nothing: a member's retries must not outlive its removal.
-    pub(crate) fn apply(&mut self, batch: Batch, index: u64, mut answer: impl FnMut(u64, &Applied)) {
+    pub(crate) fn apply(&mut self, batch: Batch, index: u64, mut answer: impl FnMut(u64, &Applied)) -> bool {
         let member = batch.member;
         let known = self.membership.members.binary_search_by_key(&member, |m| m.id).is_ok();
         if !known || !self.sessions.begin(member, batch.boot, batch.floor) {
-            return;
+            return false;
         }
+        let news = membership::hear_of(&mut self.membership, member, batch.boot);
         let mut counters = Vec::with_capacity(batch.commands.len());
         let mut payloads = Vec::with_capacity(batch.commands.len());
         for command in batch.commands {
@@ -48,7 +50,7 @@ impl<S: StateMachine> Replicated<S> {
             }
         }
         if payloads.is_empty() {
-            return;
+            return news;
         }
         let responses = self.machine.apply(&payloads, index);
         assert_eq!(
@@ -61,6 +63,7 @@ impl<S: StateMachine> Replicated<S> {
             answer(counter, &applied);
             self.sessions.record(member, counter, applied);
         }
+        news
     }
 
     /// The state as of now, for a snapshot.

@@ -19,6 +19,10 @@ pub struct Member {
     /// True until the member has been promoted to a voter.
     #[prost(bool, tag = "4")]
     pub learner: bool,
+    /// The member's newest start that the cluster has heard of; 0 before the first. Whoever begins with an empty disk under
+    /// an id that was heard of has lost its votes and acknowledgements.
+    #[prost(uint64, tag = "5")]
+    pub boot: u64,
 }
 /// The member list as of some applied index. Replicated; a part of every snapshot.
 #[derive(Clone, PartialEq, ::prost::Message)]
