@@ -187,18 +187,8 @@ impl Home {
         if !Wal::exists(&self.disk, &self.wal_dir())? {
             self.begin(&config, start, &snapshotter, &mut machine, options.clone())?;
         }
-        let recorded = self.recorded()?;
-        snapshotter.remove_unrecorded(&recorded)?;
-        let snapshot = match snapshotter.newest_of(&recorded)? {
-            Some(snapshot) => snapshot,
-            // A joiner that never got one begins with an empty log.
-            None if recorded.iter().all(|(_, index)| *index == 0) => SnapshotMetadata::default(),
-            None => return Err(Fatal::NoSnapshot(self.dir.join("snap"))),
-        };
-        let at = SnapshotRecord { index: snapshot.index, term: snapshot.term };
-        let (wal, replay) = Wal::open(self.disk.clone(), &self.wal_dir(), at, options)?;
-
-        let identity = read_identity(&replay.metadata);
+        // Before anything is touched: a directory of somebody else stays as it is.
+        let identity = read_identity(&Wal::read_metadata(&self.disk, &self.wal_dir())?);
         let wanted = match start {
             Start::Initial { cluster_id, .. } | Start::Join { cluster_id } => *cluster_id,
         };
@@ -211,6 +201,17 @@ impl Home {
                 cluster: Some(wanted),
             });
         }
+        let recorded = self.recorded()?;
+        snapshotter.remove_unrecorded(&recorded)?;
+        let snapshot = match snapshotter.newest_of(&recorded)? {
+            Some(snapshot) => snapshot,
+            // A joiner that never got one begins with an empty log.
+            None if recorded.iter().all(|(_, index)| *index == 0) => SnapshotMetadata::default(),
+            None => return Err(Fatal::NoSnapshot(self.dir.join("snap"))),
+        };
+        let at = SnapshotRecord { index: snapshot.index, term: snapshot.term };
+        let (wal, replay) = Wal::open(self.disk.clone(), &self.wal_dir(), at, options)?;
+
         let mut state = Replicated {
             membership: Arc::new(Membership::default()),
             sessions: Sessions::default(),

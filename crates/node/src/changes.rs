@@ -1,7 +1,6 @@
 //! Membership changes on their way to the log.
 //!
-//! One at a time is proposed by a member, and raft takes one at a time from all of them: another becomes an empty
-//! entry that names nobody, so whoever has no answer proposes again. That is safe, because a change that was applied
+//! raft takes one at a time: another becomes an empty entry that names nobody, so whoever has no answer proposes again. That is safe, because a change that was applied
 //! already changes nothing ([`crate::membership`] judges each entry when it is applied).
 
 use std::time::Duration;
@@ -49,12 +48,14 @@ pub(crate) struct Changes {
     boot: u64,
     next_counter: u64,
     limit: usize,
+    /// The counter of the change that was handed out last.
+    last_due: u64,
     pending: Vec<Pending>,
 }
 
 impl Changes {
     pub(crate) fn new(member: u64, boot: u64, limit: usize) -> Self {
-        Self { member, boot, next_counter: 0, limit, pending: Vec::new() }
+        Self { member, boot, next_counter: 0, limit, last_due: 0, pending: Vec::new() }
     }
 
     pub(crate) fn push(&mut self, change: Change, now: Duration) {
@@ -87,8 +88,9 @@ impl Changes {
 
     /// The change to propose now, if there is one. It is not handed out again before its pause is over.
     pub(crate) fn due(&mut self, now: Duration) -> Option<Due> {
-        let pending = self.pending.first_mut().filter(|pending| now >= pending.retry_at)?;
+        let pending = self.pending.iter_mut().find(|pending| now >= pending.retry_at)?;
         pending.retry_at = now + RETRY;
+        self.last_due = pending.counter;
         let mut single = ConfChangeSingle::default();
         single.set_change_type(pending.kind);
         single.node_id = pending.subject.id;
@@ -110,9 +112,15 @@ impl Changes {
 
     /// raft took the change that [`Self::due`] returned last.
     pub(crate) fn proposed(&mut self) {
-        if let Some(pending) = self.pending.first_mut() {
+        let last_due = self.last_due;
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.counter == last_due) {
             pending.proposed = true;
         }
+    }
+
+    /// Whether nothing is pending.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
     }
 
     /// A new leader may not have what the last one was sent.

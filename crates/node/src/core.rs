@@ -95,6 +95,7 @@ pub struct Core<S: StateMachine> {
     loading: bool,
     loaded: Option<Loaded<S::Restored>>,
     pub(crate) phase: Phase,
+    pub(crate) has_more: bool,
     events: Vec<Event>,
     pub(crate) watchdog: Watchdog,
     pub(crate) rejected_messages: u64,
@@ -134,6 +135,7 @@ impl<S: StateMachine> Core<S> {
             loading: false,
             loaded: None,
             phase: Phase::Running,
+            has_more: false,
             events: Vec::new(),
             watchdog: Watchdog::default(),
             rejected_messages: 0,
@@ -191,6 +193,11 @@ impl<S: StateMachine> Core<S> {
         })
     }
 
+    /// Whether the last turn left something undone: the next one should come without waiting for an arrival.
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+
     /// What the bounds of the inbox are to count as in flight here.
     pub fn load(&self) -> (Load, usize) {
         (self.tracker.load(), self.reads.waiting())
@@ -221,7 +228,10 @@ impl<S: StateMachine> Core<S> {
 
     fn tick(&mut self, now: Duration) {
         self.now = now;
-        if self.is_leader() || !self.is_sole_voter() {
+        if self.pipeline.is_installing() {
+            // raft counts the snapshot as applied when it is on record. A campaign before that would look for the
+            // entries that it took the place of, and panic.
+        } else if self.is_leader() || !self.is_sole_voter() {
             self.fix_election_timeout();
             self.raw.tick();
         } else if self.pipeline.is_idle() {

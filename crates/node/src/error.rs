@@ -12,7 +12,9 @@ pub enum Error {
     #[error("overloaded: too many requests in flight; try again")]
     Overloaded,
     /// No leader could be asked before the deadline. Nothing was proposed; try again.
-    #[error("no leader within the deadline; try again, or see whether a majority of the members is up")]
+    #[error(
+        "no leader took the request within the deadline; try again, or see whether a majority of the members is up"
+    )]
     NoLeader,
     /// The request was proposed and has no answer: it may have happened, may yet happen, or never will.
     #[error("outcome unknown: {reason}")]

@@ -2,7 +2,9 @@
 //!
 //! For each [`raft::Ready`], in the asynchronous form (docs/ready-order.md tells the reasons):
 //!
-//! 1. **send** the messages that need no disk (a leader's: its followers write while it writes);
+//! 1. **send** the messages that need no disk (a leader's: its followers write while it writes). Not while its term or
+//!    vote is on its way to the disk: a sole voter elects itself in one step, and its learners must not hear of a term
+//!    that it could lead once more after a crash;
 //! 2. **write** entries, hard state and snapshot record: handed to the log's thread in this order, one sync a group;
 //! 3. **store** them in memory, where raft reads them from now on, and tell raft (`advance_append_async`);
 //! 4. **apply** what is committed, answer its waiters, and tell raft (`advance_apply_to`).
@@ -26,6 +28,10 @@ use crate::core::{Core, Outside};
 use crate::error::Fatal;
 use crate::state_machine::StateMachine;
 
+/// A turn handles at most this many Readys, each with up to 4 MiB of committed entries: a long log that is replayed, or
+/// sent by a leader, must not starve the ticks. What is left is for the next turn ([`Core::has_more`]).
+const MAX_READIES: usize = 8;
+
 /// One group for the log's thread: in this order, durable together or not acknowledged at all.
 #[derive(Debug)]
 pub struct Write {
@@ -42,6 +48,8 @@ pub struct Write {
 struct InFlight {
     seq: u64,
     begun: Duration,
+    /// Whether it holds a new term or vote.
+    elects: bool,
     /// The newest Ready that is persisted when this write is durable; 0 for none.
     ready: u64,
     /// The index of the leader's snapshot that the write records.
@@ -59,12 +67,24 @@ pub(crate) struct Pipeline {
     in_flight: VecDeque<InFlight>,
     /// The newest hard state, until a write carries it.
     unsaved: Option<HardState>,
+    /// The newest term and vote that a write has carried.
+    elected: (u64, u64),
 }
 
 impl Pipeline {
     /// Gate one: whether nothing is being written, so that a new proposal would not wait behind a sync.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
+    }
+
+    /// Whether a new term or vote is not durable yet.
+    fn is_electing(&self) -> bool {
+        self.in_flight.iter().any(|write| write.elects)
+    }
+
+    /// Whether a snapshot of the leader took the place of the state and its record is not durable yet.
+    pub(crate) fn is_installing(&self) -> bool {
+        self.in_flight.iter().any(|write| write.installed.is_some())
     }
 
     /// The oldest write that is not durable yet: its number, and when it was handed over.
@@ -84,14 +104,16 @@ impl Pipeline {
 }
 
 impl<S: StateMachine> Core<S> {
-    /// Does everything that can be done now.
+    /// Does what can be done now, at most [`MAX_READIES`] times.
     pub(crate) fn drain(&mut self, out: &mut impl Outside<S>) -> Result<(), Fatal> {
-        loop {
+        self.has_more = true;
+        for _ in 0..MAX_READIES {
             // First: what it asks for again must not be asked for twice.
             self.note_leader();
             self.propose_what_waits();
             self.ask_for_read_index();
             if !self.raw.has_ready() {
+                self.has_more = false;
                 break;
             }
             self.handle_ready(out)?;
@@ -102,14 +124,19 @@ impl<S: StateMachine> Core<S> {
     fn handle_ready(&mut self, out: &mut impl Outside<S>) -> Result<(), Fatal> {
         let mut ready = self.raw.ready();
         // 1. send
+        let elected = ready.hs().map_or(self.pipeline.elected, |state| (state.term, state.vote));
+        let elects = elected != self.pipeline.elected;
+        self.pipeline.elected = elected;
+        let mut held = ready.take_persisted_messages();
         let messages = ready.take_messages();
-        if !messages.is_empty() {
+        if elects || self.pipeline.is_electing() {
+            held.extend(messages);
+        } else if !messages.is_empty() {
             out.send(messages);
         }
 
         // 2. write
         let number = ready.number();
-        let mut held = ready.take_persisted_messages();
         let entries = ready.take_entries();
         let snapshot = Some(ready.snapshot()).filter(|s| !s.is_empty()).map(|s| s.get_metadata().clone());
         if let Some(state) = ready.hs() {
@@ -117,16 +144,15 @@ impl<S: StateMachine> Core<S> {
         }
         let must_sync = ready.must_sync();
         if must_sync {
-            let held = mem::take(&mut held);
             let seq = self.pipeline.next_seq();
-            let installed = snapshot.as_ref().map(|metadata| metadata.index);
             self.pipeline.in_flight.push_back(InFlight {
                 seq,
                 begun: self.now,
+                elects,
                 ready: number,
-                installed,
+                installed: snapshot.as_ref().map(|metadata| metadata.index),
                 compact: None,
-                held,
+                held: mem::take(&mut held),
             });
             out.write(Write {
                 seq,
@@ -208,6 +234,7 @@ impl<S: StateMachine> Core<S> {
         self.pipeline.in_flight.push_back(InFlight {
             seq,
             begun: self.now,
+            elects: false,
             ready: 0,
             installed: None,
             compact,

@@ -130,6 +130,7 @@ async fn turns<S: StateMachine>(
     loop {
         let tick = poll_fn(|cx| match ticks.as_mut().poll_next(cx) {
             Poll::Ready(Some(now)) => Poll::Ready(Some(now)),
+            Poll::Ready(None) | Poll::Pending if core.has_more() => Poll::Ready(None),
             // A clock that ends does not tick any more; requests and messages are still handled.
             Poll::Ready(None) | Poll::Pending => inbox.poll_arrival(cx).map(|()| None),
         })

@@ -23,10 +23,14 @@ impl<S: StateMachine> Core<S> {
         }
     }
 
+    fn nobody_waits(&self) -> bool {
+        self.tracker.is_empty() && self.changes.is_empty() && self.reads.waiting() == 0
+    }
+
     /// Goes on to the next phase if this one is done, and says whether it did.
     pub(crate) fn advance_shutdown(&mut self) -> bool {
         let next = match self.phase {
-            Phase::Draining(until) if self.now >= until || self.tracker.is_empty() => {
+            Phase::Draining(until) if self.now >= until || self.nobody_waits() => {
                 if self.is_leader() && self.hand_over() {
                     Phase::HandingOver(self.now + self.config.shutdown_grace)
                 } else {

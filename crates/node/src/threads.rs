@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -24,16 +25,19 @@ use crate::throttle::Throttle;
 /// How many snapshots stay on disk: the newest, and one to fall back to.
 pub const SNAPSHOTS_KEPT: usize = 2;
 
+/// Writes share a sync until they hold this many bytes of payload.
+const MAX_GROUP_BYTES: usize = 16 << 20;
+
 enum Job {
     Write(Write),
-    /// Segments whose entries all lie below this index may go.
+    /// Segments that opening the log at the snapshot of this index does not need may go.
     Release(u64),
     /// Write what is left, say that this is the end, and close.
     Close(Option<raft::eraftpb::HardState>),
 }
 
-/// The queue of the log's thread. It needs no bound of its own: a leader proposes when it is empty, and a follower's
-/// raft takes no more than the leader's window of messages in flight.
+/// The queue of the log's thread. It needs no bound of its own: raft bounds what a leader has uncommitted, and what it
+/// has on its way to a follower.
 #[derive(Clone)]
 struct Jobs(mpsc::Sender<Job>);
 
@@ -57,6 +61,8 @@ pub(crate) struct Threads<S: StateMachine> {
     metrics: Metrics,
     jobs: Jobs,
     log: JoinHandle<()>,
+    /// Set when the member stops: a snapshot that is being written is given up.
+    stopping: Arc<AtomicBool>,
     /// One for each file operation that is under way.
     helpers: BTreeMap<&'static str, JoinHandle<()>>,
 }
@@ -90,6 +96,7 @@ impl<S: StateMachine> Threads<S> {
             metrics,
             jobs,
             log,
+            stopping: Arc::default(),
             helpers: BTreeMap::new(),
         })
     }
@@ -97,6 +104,7 @@ impl<S: StateMachine> Threads<S> {
     /// Closes the log and joins every thread. What was handed over before is on disk when this returns, or the error
     /// is what the log's thread reported.
     pub(crate) fn stop(self, hard_state: Option<raft::eraftpb::HardState>) -> Result<(), Fatal> {
+        self.stopping.store(true, Ordering::Relaxed);
         self.jobs.put(Job::Close(hard_state));
         drop(self.jobs);
         for (name, helper) in self.helpers {
@@ -176,14 +184,19 @@ impl<S: StateMachine> Outside<S> for Threads<S> {
     fn save_snapshot(&mut self, metadata: SnapshotMetadata, state: Frozen<S::View>) {
         let (snapshotter, inbox, metrics) =
             (self.snapshotter.clone(), self.inbox.clone(), self.metrics.clone());
-        let rate = self.snapshot_rate;
+        let (rate, stopping) = (self.snapshot_rate, self.stopping.clone());
         self.help("kvd-snap-save", move || {
             let begun = Instant::now();
             let mut state = Some(state);
-            let bytes = snapshotter.save(&metadata, &mut |out| match state.take() {
-                Some(state) => state.write(&mut Throttle::new(out, rate)),
+            let saved = snapshotter.save(&metadata, &mut |out| match state.take() {
+                Some(state) => state.write(&mut Throttle::new(out, rate, &stopping)),
                 None => Err(std::io::Error::other("a frozen state is written once")),
-            })?;
+            });
+            let bytes = match saved {
+                Ok(bytes) => bytes,
+                Err(_) if stopping.load(Ordering::Relaxed) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
             metrics.snapshot_save_seconds.observe(begun.elapsed().as_secs_f64());
             inbox.done(Done::SnapshotSaved { metadata: Box::new(metadata), bytes });
             Ok(())
@@ -207,11 +220,15 @@ impl<S: StateMachine> Outside<S> for Threads<S> {
     }
 
     fn discard_older(&mut self, newest: (u64, u64)) {
+        // Removing large files takes time. What the last one leaves, the next one takes.
+        if self.helpers.get("kvd-discard").is_some_and(|last| !last.is_finished()) {
+            return;
+        }
         let (snapshotter, jobs) = (self.snapshotter.clone(), self.jobs.clone());
         self.help("kvd-discard", move || {
             let left = snapshotter.retain_up_to(SNAPSHOTS_KEPT, newest)?;
             if let Some((_, oldest)) = left.first() {
-                jobs.put(Job::Release(oldest + 1));
+                jobs.put(Job::Release(*oldest));
             }
             Ok(())
         });
@@ -259,11 +276,15 @@ fn log_thread<R: Send>(
     let mut group: Vec<Write> = Vec::new();
     while let Ok(job) = jobs.recv() {
         let mut next = Some(job);
+        let mut bytes = 0;
         while let Some(job) = next.take() {
             match job {
                 Job::Write(write) => {
+                    bytes += write.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
                     group.push(write);
-                    next = jobs.try_recv().ok();
+                    if bytes < MAX_GROUP_BYTES {
+                        next = jobs.try_recv().ok();
+                    }
                 }
                 Job::Release(index) => {
                     flush(&mut wal, &mut group, inbox, metrics)?;

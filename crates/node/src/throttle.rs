@@ -1,6 +1,7 @@
 //! A writer that takes its time.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,13 @@ pub(crate) struct Throttle<'a> {
     rate: u64,
     begun: Instant,
     written: u64,
+    stop: &'a AtomicBool,
 }
 
 impl<'a> Throttle<'a> {
-    pub(crate) fn new(out: &'a mut dyn Write, rate: u64) -> Self {
-        Self { out, rate: rate.max(1), begun: Instant::now(), written: 0 }
+    /// `rate` is in bytes a second. Once `stop` is set, every write fails.
+    pub(crate) fn new(out: &'a mut dyn Write, rate: u64, stop: &'a AtomicBool) -> Self {
+        Self { out, rate: rate.max(1), begun: Instant::now(), written: 0, stop }
     }
 }
 
@@ -26,6 +29,9 @@ fn ahead(written: u64, rate: u64, elapsed: Duration) -> Duration {
 
 impl Write for Throttle<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("given up, for the member stops"));
+        }
         let n = self.out.write(bytes)?;
         self.written += n as u64;
         let ahead = ahead(self.written, self.rate, self.begun.elapsed());
@@ -55,11 +61,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_pass_unchanged() {
+    fn bytes_pass_unchanged_until_it_is_stopped() {
         let mut out = Vec::new();
-        let mut throttle = Throttle::new(&mut out, u64::MAX);
+        let stop = AtomicBool::new(false);
+        let mut throttle = Throttle::new(&mut out, u64::MAX, &stop);
         throttle.write_all(b"abc").unwrap();
         throttle.write_all(b"def").unwrap();
+        stop.store(true, Ordering::Relaxed);
+        assert!(throttle.write_all(b"ghi").is_err());
         assert_eq!(out, b"abcdef");
     }
 }

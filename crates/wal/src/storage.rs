@@ -216,7 +216,6 @@ impl Storage for LogStorage {
             return Ok(self.boundary.1);
         }
         if index < self.boundary.0 {
-            // The newest snapshot may stand below the boundary of no entry, never above the log.
             return Err(StorageError::Compacted.into());
         }
         match self.entries.get(self.position(index)) {
