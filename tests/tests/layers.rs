@@ -33,13 +33,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("kvctl", &[]),
     ("kvd-tests", &[]),
+    // Drives the node and everything below it; no transport, no door, no runtime.
+    ("kvd-sim", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
 ];
 
 /// Packages from outside that a package must not reach: through whatever it uses, ours or not.
 const NEVER_REACHES: &[(&[&str], &[&str])] = &[
     // The Ready loop and all below it are runtime-neutral: a simulator drives them on one thread without a network.
     (
-        &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"],
+        &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore", "kvd-sim"],
         &["tokio", "hyper", "hyper-util"],
     ),
     // The disk knows nothing of raft.

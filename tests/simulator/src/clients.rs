@@ -1,0 +1,257 @@
+//! Clients: each does one operation at a time, at any member, and writes down what it was told.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvd_kvstore::{Consistency, Deleted, Door as _, Error, Reading, Service, Written};
+
+use crate::history::{Asked, Op, Told};
+use crate::mutation::Mutation;
+use crate::plan::{MS, SECOND};
+use crate::world::{Event, World};
+
+type Answer = Result<Told, Error>;
+
+struct InFlight {
+    op: usize,
+    member: usize,
+    answer: Pin<Box<dyn Future<Output = Answer>>>,
+    /// Mutation `AppliedTwice`: what to propose again if there is no answer.
+    again: Option<(Bytes, Bytes)>,
+}
+
+/// The clients and everything that they did.
+pub struct Clients {
+    /// Everything that was asked, in order.
+    pub history: Vec<Op>,
+    in_flight: Vec<InFlight>,
+    values: u64,
+    /// Counts every question and every answer: the order of real time.
+    moments: u64,
+    farewell: Option<Vec<usize>>,
+    number: usize,
+}
+
+impl Clients {
+    /// So many clients.
+    pub fn new(number: usize) -> Self {
+        Self { history: Vec::new(), in_flight: Vec::new(), values: 0, moments: 0, farewell: None, number }
+    }
+
+    fn moment(&mut self) -> u64 {
+        self.moments += 1;
+        self.moments
+    }
+
+    /// Whether everybody has had an answer, and the last operations were served.
+    pub(crate) fn farewell_done(&self) -> bool {
+        let served = |op: &usize| matches!(self.history[*op].told, Some(Told::Put(_) | Told::Read(_)));
+        self.in_flight.is_empty() && self.farewell.as_ref().is_some_and(|ops| ops.iter().all(served))
+    }
+}
+
+impl World {
+    /// A client begins its next operation.
+    pub(crate) fn invoke(&mut self, client: usize) {
+        if self.healed {
+            return;
+        }
+        let m = self.rng.index(self.members.len());
+        if self.members[m].running.is_none() {
+            // Refused connections tell nothing.
+            self.next(client);
+            return;
+        }
+        let key = Bytes::from(format!("k{}", self.rng.within(0..self.plan.keys)));
+        let asked = match self.rng.within(0..100) {
+            0..50 => Asked::Put { value: self.value(), key },
+            50..60 => Asked::Delete { key },
+            60..90 => Asked::Read { key },
+            _ => Asked::StaleRead { key },
+        };
+        let timeout = self.rng.pick(&[300, 1000, 5000]);
+        let op = self.ask(client, m, asked, Duration::from_millis(timeout));
+        if self.rng.permille(30) {
+            let at = self.now + self.rng.within(0..SECOND);
+            self.at(at, Event::GiveUp { op });
+        }
+    }
+
+    fn value(&mut self) -> Bytes {
+        self.clients.values += 1;
+        let mut value = format!("v{}", self.clients.values).into_bytes();
+        let len = self.rng.within(0..self.plan.value_bytes) as usize;
+        value.resize(value.len().max(len), b'.');
+        value.into()
+    }
+
+    fn ask(&mut self, client: usize, m: usize, asked: Asked, timeout: Duration) -> usize {
+        let Some(service) = self.service(m) else { return self.clients.history.len() };
+        let op = self.clients.history.len();
+        self.tell(m as u64 + 1, format_args!("client {client} asks #{op}: {asked}"));
+        let service = service.with_timeout(timeout);
+        let mut again = None;
+        if let (Asked::Put { key, value }, Some(Mutation::AppliedTwice)) = (&asked, self.mutation) {
+            again = Some((key.clone(), value.clone()));
+        }
+        let answer = answer(service, asked.clone(), self.mutation);
+        let moment = self.clients.moment();
+        let member = m as u64 + 1;
+        let life = self.members[m].life;
+        self.clients.history.push(Op {
+            client,
+            member,
+            life,
+            asked,
+            called: moment,
+            returned: None,
+            told: None,
+        });
+        self.clients.in_flight.push(InFlight { op, member: m, answer, again });
+        self.poll_clients(m);
+        self.wake(m);
+        op
+    }
+
+    /// Looks for answers at a member.
+    pub(crate) fn poll_clients(&mut self, m: usize) {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut at = 0;
+        while at < self.clients.in_flight.len() {
+            let waiting = &mut self.clients.in_flight[at];
+            if waiting.member != m {
+                at += 1;
+                continue;
+            }
+            match waiting.answer.as_mut().poll(&mut context) {
+                Poll::Pending => at += 1,
+                Poll::Ready(answer) => {
+                    let done = self.clients.in_flight.remove(at);
+                    self.answered(done, answer);
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, done: InFlight, answer: Answer) {
+        let told = match answer {
+            Ok(told) => told,
+            Err(Error::Unknown { .. }) => Told::Nothing,
+            Err(error @ (Error::Overloaded | Error::NoLeader | Error::Stopped)) => {
+                Told::NotDone(error.to_string())
+            }
+            Err(error) => {
+                self.fail(format!("operation #{} was answered with: {error}", done.op));
+                return;
+            }
+        };
+        if let (Told::Nothing, Some((key, value)), Some(service)) =
+            (&told, done.again, self.service(done.member))
+        {
+            let answer = answer_again(service, key, value);
+            self.clients.in_flight.push(InFlight { op: done.op, member: done.member, answer, again: None });
+            return;
+        }
+        self.note(done.op, told);
+    }
+
+    fn note(&mut self, op: usize, told: Told) {
+        let moment = self.clients.moment();
+        self.count(match &told {
+            Told::Put(_) | Told::Delete(_) => "writes acknowledged",
+            Told::Read(_) => "reads answered",
+            Told::NotDone(_) => "requests refused",
+            Told::Nothing => "outcomes unknown",
+        });
+        let entry = &mut self.clients.history[op];
+        let (client, member) = (entry.client, entry.member);
+        entry.returned = Some(moment);
+        self.trace.add(
+            crate::trace::Level::Story,
+            self.now,
+            member,
+            format_args!("client {client} is told #{op}: {told}"),
+        );
+        entry.told = Some(told);
+        if client < self.clients.number {
+            self.next(client);
+        }
+    }
+
+    fn next(&mut self, client: usize) {
+        let at = self.now + self.rng.within(MS..self.plan.think.max(2 * MS));
+        self.at(at, Event::Invoke { client });
+    }
+
+    /// The client closes its connection.
+    pub(crate) fn give_up(&mut self, op: usize) {
+        if let Some(at) = self.clients.in_flight.iter().position(|waiting| waiting.op == op) {
+            self.clients.in_flight.remove(at);
+            self.note(op, Told::Nothing);
+        }
+    }
+
+    /// A member's process ended: its connections are closed.
+    pub(crate) fn hang_up(&mut self, m: usize) {
+        while let Some(at) = self.clients.in_flight.iter().position(|waiting| waiting.member == m) {
+            let waiting = self.clients.in_flight.remove(at);
+            self.note(waiting.op, Told::Nothing);
+        }
+    }
+
+    /// At the end every member must serve a write and a read of each key.
+    pub(crate) fn farewell(&mut self) {
+        if !self.clients.in_flight.is_empty() || self.clients.farewell_done() {
+            return;
+        }
+        let client = self.clients.number;
+        let mut ops = Vec::new();
+        for m in 0..self.members.len() {
+            let (key, value) = (Bytes::from("farewell"), self.value());
+            ops.push(self.ask(client, m, Asked::Put { key, value }, Duration::from_secs(5)));
+            for k in 0..self.plan.keys {
+                let key = Bytes::from(format!("k{k}"));
+                ops.push(self.ask(client, m, Asked::Read { key }, Duration::from_secs(5)));
+            }
+        }
+        self.clients.farewell = Some(ops);
+    }
+}
+
+fn answer(
+    service: Service,
+    asked: Asked,
+    mutation: Option<Mutation>,
+) -> Pin<Box<dyn Future<Output = Answer>>> {
+    Box::pin(async move {
+        match asked {
+            Asked::Put { key, value } => service
+                .put(key, value)
+                .await
+                .map(|Written { revision, version }| Told::Put((revision, version))),
+            Asked::Delete { key } => service
+                .delete(key)
+                .await
+                .map(|Deleted { revision, existed }| Told::Delete((revision, existed))),
+            Asked::Read { key } => {
+                let how = match mutation {
+                    Some(Mutation::ReadWithoutRound) => Consistency::Stale,
+                    _ => Consistency::Linearizable,
+                };
+                service.get(key, how).await.map(read)
+            }
+            Asked::StaleRead { key } => service.get(key, Consistency::Stale).await.map(read),
+        }
+    })
+}
+
+fn answer_again(service: Service, key: Bytes, value: Bytes) -> Pin<Box<dyn Future<Output = Answer>>> {
+    answer(service, Asked::Put { key, value }, None)
+}
+
+fn read(Reading { revision, record, .. }: Reading) -> Told {
+    Told::Read((revision, record))
+}

@@ -1,0 +1,96 @@
+//! Whole clusters of kvd in one thread: the real core, log, snapshots and store over a simulated disk, network and
+//! clock.
+//!
+//! ```text
+//!   seed --> Plan (shape, limits, faults)
+//!              |
+//!              v
+//!   World: one clock, one queue of events, one generator
+//!     |            |             |             |
+//!   Member       Net          Clients       Nemesis
+//!   real Core,   delays,      history of    crashes, partitions,
+//!   Wal, Snap,   losses,      what was      slow and failing disks, ...
+//!   MemDisk      snapshots    told
+//!     |                          |
+//!   invariants/ (each turn)    oracle (at the end)
+//! ```
+//!
+//! # Contract
+//! - A seed decides everything: the same seed gives the same trace, bit for bit, on every machine. There is no clock,
+//!   no thread, no hash order and no other source of chance in here.
+//! - Every member runs the code that `kvd` runs, from [`kvd_node::driver`] on; what the threads and the transport do
+//!   there is done here, under the same rules, at other moments.
+//! - Raft's properties are checked after each turn ([`invariants`]), what clients were told at the end ([`oracle`]).
+//!   Then everything is healed, and the cluster must agree and serve within a bound.
+//! - Every fault of a plan is counted when it happens; a run in which one did not happen says so.
+//! - That all this would notice something is shown by planting bugs ([`Mutation`]).
+
+pub mod clients;
+pub mod history;
+pub mod invariants;
+pub mod machine;
+mod member;
+mod mutation;
+pub mod nemesis;
+pub mod net;
+pub mod oracle;
+mod plan;
+mod rng;
+mod shadow;
+mod trace;
+mod world;
+
+use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
+
+pub use mutation::Mutation;
+pub use plan::{Fault, Plan};
+pub use rng::Rng;
+pub use trace::{Level, Micros, Trace};
+pub use world::World;
+
+/// How simulations are run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settings {
+    /// What of the trace is printed.
+    pub print: Level,
+    /// The bug that is planted.
+    pub mutation: Option<Mutation>,
+}
+
+/// How a simulation ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The hash over the whole trace.
+    pub hash: u64,
+    /// The lines of the trace.
+    pub lines: u64,
+    /// What went wrong.
+    pub failure: Option<String>,
+    /// How often what happened.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// How often each fault was brought about.
+    pub faults: BTreeMap<Fault, u64>,
+    /// The faults of the plan that did not happen.
+    pub missed: Vec<Fault>,
+}
+
+/// Runs the simulation of a seed. A panic of the code under test is a failure like any other.
+pub fn simulate(seed: u64, settings: &Settings) -> Outcome {
+    let run = panic::catch_unwind(AssertUnwindSafe(|| World::new(seed, settings).run()));
+    run.unwrap_or_else(|cause| {
+        let text = cause
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
+            .unwrap_or_default();
+        Outcome {
+            hash: 0,
+            lines: 0,
+            failure: Some(format!("panic: {text}")),
+            counts: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            missed: Vec::new(),
+        }
+    })
+}
