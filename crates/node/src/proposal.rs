@@ -252,6 +252,10 @@ impl Tracker {
 }
 
 #[cfg(test)]
+#[path = "proposal_property.rs"]
+mod property;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

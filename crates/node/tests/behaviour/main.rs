@@ -3,6 +3,8 @@
 //! [`common::world`] drives whole clusters by hand on one thread: the test decides when a tick passes, what the network
 //! and the disk do, and every run is the same. [`common::threads`] runs members as they run for real, on an executor
 //! and with their threads.
+// Helpers of tests are tests; clippy's exception knows only functions marked so.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cluster;
 mod common;

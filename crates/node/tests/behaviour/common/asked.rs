@@ -9,21 +9,21 @@ use std::time::Duration;
 use kvd_node::Error;
 
 /// A time-out that no test reaches.
-pub const LONG: Duration = Duration::from_secs(3600);
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 /// A request in flight, for tests that look whether it has its answer instead of waiting for it.
-pub struct Asked<T> {
+pub(crate) struct Asked<T> {
     future: Pin<Box<dyn Future<Output = Result<T, Error>>>>,
     answer: Option<Result<T, Error>>,
 }
 
 impl<T: Clone + Debug> Asked<T> {
-    pub fn new(future: impl Future<Output = Result<T, Error>> + 'static) -> Self {
+    pub(crate) fn new(future: impl Future<Output = Result<T, Error>> + 'static) -> Self {
         Self { future: Box::pin(future), answer: None }
     }
 
     /// The answer, if it is there.
-    pub fn answer(&mut self) -> Option<Result<T, Error>> {
+    pub(crate) fn answer(&mut self) -> Option<Result<T, Error>> {
         if self.answer.is_none()
             && let Poll::Ready(answer) = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         {
@@ -34,13 +34,13 @@ impl<T: Clone + Debug> Asked<T> {
 
     /// The answer, which must be there and good.
     #[track_caller]
-    pub fn granted(&mut self) -> T {
+    pub(crate) fn granted(&mut self) -> T {
         self.answer().expect("an answer").expect("a good one")
     }
 
     /// The answer, which must be there and an error.
     #[track_caller]
-    pub fn error(&mut self) -> Error {
+    pub(crate) fn error(&mut self) -> Error {
         self.answer().expect("an answer").expect_err("an error")
     }
 }

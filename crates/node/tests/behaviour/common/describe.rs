@@ -12,17 +12,22 @@ fn entry(entry: &Entry) -> String {
         EntryType::EntryNormal if entry.data.is_empty() => "empty".to_owned(),
         EntryType::EntryNormal => match Batch::decode(entry.data.clone()) {
             Ok(batch) => {
-                let commands = batch
-                    .commands
-                    .iter()
-                    .map(|command| format!("{}={}", command.counter, String::from_utf8_lossy(&command.payload)));
-                format!("by {} floor {}: {}", batch.member, batch.floor, commands.collect::<Vec<_>>().join(" "))
+                let commands = batch.commands.iter().map(|command| {
+                    format!("{}={}", command.counter, String::from_utf8_lossy(&command.payload))
+                });
+                format!(
+                    "by {} floor {}: {}",
+                    batch.member,
+                    batch.floor,
+                    commands.collect::<Vec<_>>().join(" ")
+                )
             }
             Err(_) => "unreadable".to_owned(),
         },
         _ => match kvd_raftpb::codec::decode_conf_change(entry.get_entry_type(), &entry.data) {
             Ok(change) => {
-                let changes = change.changes.iter().map(|c| format!("{:?} {}", c.get_change_type(), c.node_id));
+                let changes =
+                    change.changes.iter().map(|c| format!("{:?} {}", c.get_change_type(), c.node_id));
                 changes.collect::<Vec<_>>().join(" ")
             }
             Err(_) => "unreadable change".to_owned(),
@@ -45,7 +50,7 @@ fn round(context: &[u8]) -> String {
 }
 
 /// A message without its sender.
-pub fn message(message: &Message) -> String {
+pub(crate) fn message(message: &Message) -> String {
     use MessageType::*;
     let mut text = format!("{:?} term {}", message.get_msg_type(), message.term);
     let _ = match message.get_msg_type() {
@@ -68,7 +73,9 @@ pub fn message(message: &Message) -> String {
         MsgHeartbeatResponse => Ok(()),
         MsgPropose => write!(text, " {}", entries(&message.entries)),
         MsgReadIndex => write!(text, " round {}", round(&message.entries[0].data)),
-        MsgReadIndexResp => write!(text, " round {} index {}", round(&message.entries[0].data), message.index),
+        MsgReadIndexResp => {
+            write!(text, " round {} index {}", round(&message.entries[0].data), message.index)
+        }
         MsgSnapshot => {
             let metadata = message.get_snapshot().get_metadata();
             let conf = metadata.get_conf_state();
@@ -84,7 +91,7 @@ pub fn message(message: &Message) -> String {
 }
 
 /// A group for the log.
-pub fn write(write: &Write) -> String {
+pub(crate) fn write(write: &Write) -> String {
     let mut text = format!("write {}", write.seq);
     if let Some(snapshot) = &write.snapshot {
         let _ = write!(text, " record {}@{}", snapshot.index, snapshot.term);

@@ -1,22 +1,26 @@
 //! A state machine that remembers every command and where it was applied.
 
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use kvd_node::{StateMachine, View};
 
 /// The commands in order, each with the raft index of its entry.
-pub type Commands = Vec<(u64, Bytes)>;
+pub(crate) type Commands = Vec<(u64, Bytes)>;
+
+/// Opened by the flag becoming true.
+pub(crate) type Gate = Arc<(Mutex<bool>, Condvar)>;
 
 type Watcher = Box<dyn FnMut(&Bytes) + Send>;
 
 /// The state machine: answers a command with its place in the list. Clones are the same journal, so that a test can
 /// look into the one that it gave to a node.
 #[derive(Clone, Default)]
-pub struct Journal {
+pub(crate) struct Journal {
     commands: Arc<Mutex<Commands>>,
     watcher: Arc<Mutex<Option<Watcher>>>,
+    gate: Arc<Mutex<Option<Gate>>>,
 }
 
 impl Journal {
@@ -25,22 +29,27 @@ impl Journal {
     }
 
     /// What was applied, as text.
-    pub fn text(&self) -> Vec<String> {
+    pub(crate) fn text(&self) -> Vec<String> {
         self.lock().iter().map(|(_, command)| String::from_utf8_lossy(command).into_owned()).collect()
     }
 
     /// What was applied, with indices.
-    pub fn commands(&self) -> Commands {
+    pub(crate) fn commands(&self) -> Commands {
         self.lock().clone()
     }
 
     /// How often a command was applied.
-    pub fn count(&self, command: &str) -> usize {
+    pub(crate) fn count(&self, command: &str) -> usize {
         self.text().iter().filter(|text| *text == command).count()
     }
 
+    /// From now on a snapshot is written when the gate opens.
+    pub(crate) fn write_behind(&self, gate: Gate) {
+        *self.gate.lock().unwrap() = Some(gate);
+    }
+
     /// Calls `watcher` with each command from within [`StateMachine::apply`].
-    pub fn watch(&self, watcher: impl FnMut(&Bytes) + Send + 'static) {
+    pub(crate) fn watch(&self, watcher: impl FnMut(&Bytes) + Send + 'static) {
         *self.watcher.lock().unwrap() = Some(Box::new(watcher));
     }
 }
@@ -63,7 +72,7 @@ impl StateMachine for Journal {
     }
 
     fn freeze(&mut self) -> Frozen {
-        Frozen(self.commands())
+        Frozen(self.commands(), self.gate.lock().unwrap().clone())
     }
 
     fn restore(reader: &mut dyn Read) -> io::Result<Commands> {
@@ -88,10 +97,13 @@ impl StateMachine for Journal {
 }
 
 /// A frozen [`Journal`]: count, then index and length of each command, then the commands; numbers as u64 LE.
-pub struct Frozen(Commands);
+pub(crate) struct Frozen(Commands, Option<Gate>);
 
 impl View for Frozen {
     fn write(self, out: &mut dyn Write) -> io::Result<()> {
+        if let Some((open, opened)) = self.1.as_deref() {
+            drop(opened.wait_while(open.lock().unwrap(), |open| !*open));
+        }
         out.write_all(&(self.0.len() as u64).to_le_bytes())?;
         for (index, command) in &self.0 {
             out.write_all(&index.to_le_bytes())?;

@@ -7,29 +7,29 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use kvd_node::driver::{Core, Done, Frozen, Outside, Parts, Write, load};
+use kvd_node::driver::{Attended, Core, Done, Frozen, Outside, Parts, Restored, Write, load};
 use kvd_node::{Config, Exit, Fatal, Handle, Home, Membership, Start};
 use kvd_snap::Snapshotter;
 use kvd_vfs::{Lock, MemDisk};
 use kvd_wal::{Save, SnapshotRecord, Wal};
 use raft::eraftpb::{Message, SnapshotMetadata};
 
-use super::journal::{self, Journal};
 use super::describe;
+use super::journal::{self, Journal};
 
 /// Where a member lives on its disk.
-pub const DIR: &str = "/member";
+pub(crate) const DIR: &str = "/member";
 
 /// What the core asked for and nobody has done yet, and what it did since the start as lines of text.
 #[derive(Default)]
-pub struct Effects {
-    pub sent: Vec<Message>,
-    pub writes: VecDeque<Write>,
-    pub saves: VecDeque<(SnapshotMetadata, Frozen<journal::Frozen>)>,
-    pub loads: VecDeque<Message>,
-    pub discard: Option<(u64, u64)>,
-    pub membership: Option<Arc<Membership>>,
-    pub lines: Vec<String>,
+pub(crate) struct Effects {
+    pub(crate) sent: Vec<Message>,
+    pub(crate) writes: VecDeque<Write>,
+    pub(crate) saves: VecDeque<(SnapshotMetadata, Frozen<journal::Frozen>)>,
+    pub(crate) loads: VecDeque<Message>,
+    pub(crate) discard: Option<(u64, u64)>,
+    pub(crate) membership: Option<Arc<Membership>>,
+    pub(crate) lines: Vec<String>,
 }
 
 impl Outside<Journal> for Effects {
@@ -62,7 +62,8 @@ impl Outside<Journal> for Effects {
     }
 
     fn members_changed(&mut self, membership: &Arc<Membership>) {
-        let members = membership.members.iter().map(|m| format!("{}{}", m.id, if m.learner { "?" } else { "" }));
+        let members =
+            membership.members.iter().map(|m| format!("{}{}", m.id, if m.learner { "?" } else { "" }));
         let members = members.collect::<Vec<_>>().join(" ");
         self.lines.push(format!("members {members}, removed {:?}", membership.removed));
         self.membership = Some(membership.clone());
@@ -70,40 +71,45 @@ impl Outside<Journal> for Effects {
 }
 
 /// The parts of a member that runs. In the order in which they are to be dropped.
-pub struct Running {
-    pub core: Core<Journal>,
-    pub inbox: Arc<kvd_node::driver::Inbox<kvd_node::driver::Restored<journal::Commands>>>,
-    pub wal: Wal,
-    pub snapshotter: Snapshotter,
+pub(crate) struct Running {
+    pub(crate) core: Core<Journal>,
+    pub(crate) inbox: Attended<Restored<journal::Commands>>,
+    pub(crate) wal: Wal,
+    pub(crate) snapshotter: Snapshotter,
     _lock: Box<dyn Lock>,
-    pub effects: Effects,
+    pub(crate) effects: Effects,
 }
 
 /// What the disk is not to do for the moment.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Held {
-    pub writes: bool,
-    pub saves: bool,
-    pub loads: bool,
+pub(crate) struct Held {
+    pub(crate) writes: bool,
+    pub(crate) saves: bool,
+    pub(crate) loads: bool,
 }
 
-pub struct Member {
-    pub id: u64,
-    pub config: Config,
-    pub start: Start,
-    pub disk: MemDisk,
-    pub held: Held,
-    pub journal: Journal,
-    pub handle: Handle,
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    pub(crate) config: Config,
+    pub(crate) start: Start,
+    pub(crate) disk: MemDisk,
+    pub(crate) held: Held,
+    pub(crate) journal: Journal,
+    pub(crate) handle: Handle,
     /// `None` while it is down.
-    pub running: Option<Running>,
+    pub(crate) running: Option<Running>,
     /// How its last run ended, if it was not by a crash.
-    pub ended: Option<Result<Exit, Fatal>>,
+    pub(crate) ended: Option<Result<Exit, Fatal>>,
     /// The member list that its transport was last told.
-    pub told: Option<Arc<Membership>>,
+    pub(crate) told: Option<Arc<Membership>>,
 }
 
-fn open(disk: &MemDisk, config: &Config, start: &Start, journal: &Journal) -> Result<(Handle, Running), Fatal> {
+fn open(
+    disk: &MemDisk,
+    config: &Config,
+    start: &Start,
+    journal: &Journal,
+) -> Result<(Handle, Running), Fatal> {
     let home = Home::open(disk.disk(), Path::new(DIR))?;
     let node = home.start(config.clone(), start, journal.clone())?;
     let handle = node.handle();
@@ -112,7 +118,7 @@ fn open(disk: &MemDisk, config: &Config, start: &Start, journal: &Journal) -> Re
 }
 
 impl Member {
-    pub fn new(config: Config, start: Start) -> Self {
+    pub(crate) fn new(config: Config, start: Start) -> Self {
         let (disk, journal) = (MemDisk::new(), Journal::default());
         let (handle, running) = open(&disk, &config, &start, &journal).expect("a new member opens");
         Self {
@@ -130,7 +136,7 @@ impl Member {
     }
 
     /// Starts again what is down, from its disk alone.
-    pub fn restart(&mut self) -> Result<(), Fatal> {
+    pub(crate) fn restart(&mut self) -> Result<(), Fatal> {
         assert!(self.running.is_none(), "member {} runs", self.id);
         self.journal = Journal::default();
         let (handle, running) = open(&self.disk, &self.config, &self.start, &self.journal)?;
@@ -140,29 +146,24 @@ impl Member {
     }
 
     /// Loses power, and whatever was not synced.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.disk.crash_losing_all_unsynced();
         self.running = None;
     }
 
     #[track_caller]
-    pub fn run(&self) -> &Running {
+    pub(crate) fn run(&self) -> &Running {
         self.running.as_ref().expect("the member runs")
     }
 
-    #[track_caller]
-    pub fn run_mut(&mut self) -> &mut Running {
-        self.running.as_mut().expect("the member runs")
-    }
-
     /// Whether something waits for the next turn.
-    pub fn has_arrivals(&self) -> bool {
+    pub(crate) fn has_arrivals(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         self.running.as_ref().is_some_and(|running| running.inbox.poll_arrival(&mut cx).is_ready())
     }
 
     /// Gives the core a turn, with a tick if it is given the time. Returns what it sent.
-    pub fn turn(&mut self, tick: Option<Duration>) -> Vec<Message> {
+    pub(crate) fn turn(&mut self, tick: Option<Duration>) -> Vec<Message> {
         let Some(running) = self.running.as_mut() else { return Vec::new() };
         let (load, reads) = running.core.load();
         let (arrivals, _) = running.inbox.take(load, reads);
@@ -198,7 +199,7 @@ impl Member {
     }
 
     /// Lets the disk do one thing that is not held: `false` if there is none. What it did is told to the inbox.
-    pub fn disk_step(&mut self) -> bool {
+    pub(crate) fn disk_step(&mut self) -> bool {
         let held = self.held;
         let Some(running) = self.running.as_mut() else { return false };
         let Running { wal, snapshotter, inbox, effects, .. } = running;
@@ -229,7 +230,7 @@ impl Member {
             let message = effects.loads.pop_front().expect("there is one");
             let metadata = message.get_snapshot().get_metadata();
             effects.lines.push(format!("loaded {}@{}", metadata.index, metadata.term));
-            inbox.done(match load::<Journal>(snapshotter, metadata.term, metadata.index) {
+            inbox.done(match load::<Journal>(snapshotter, metadata) {
                 Ok(restored) => Done::SnapshotLoaded { message: Box::new(message), restored },
                 Err(_) => Done::SnapshotRejected,
             });

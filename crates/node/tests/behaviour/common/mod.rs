@@ -1,14 +1,14 @@
 //! What the tests share.
 
-pub mod asked;
-pub mod describe;
-pub mod journal;
-pub mod member;
-pub mod threads;
-pub mod wire;
-pub mod world;
+pub(crate) mod asked;
+pub(crate) mod describe;
+pub(crate) mod journal;
+pub(crate) mod member;
+pub(crate) mod threads;
+pub(crate) mod wire;
+pub(crate) mod world;
 
-pub use asked::{Asked, LONG};
-pub use journal::Journal;
-pub use wire::Fate;
-pub use world::{TICK, World};
+pub(crate) use asked::{Asked, LONG};
+pub(crate) use journal::Journal;
+pub(crate) use wire::Fate;
+pub(crate) use world::{TICK, World};

@@ -34,7 +34,7 @@ const QUIET: Duration = Duration::from_millis(5);
 type Directory = Arc<Mutex<BTreeMap<u64, (Handle, Snapshotter)>>>;
 
 /// A network that delivers at once to whoever is up.
-pub struct Link {
+pub(crate) struct Link {
     from: u64,
     others: Directory,
 }
@@ -47,7 +47,11 @@ impl Peers for Link {
             let to = message.to;
             let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
             let Some((other, store)) = others.get(&to) else {
-                if is_snapshot { own.report_snapshot(to, false) } else { own.report_unreachable(to) }
+                if is_snapshot {
+                    own.report_snapshot(to, false)
+                } else {
+                    own.report_unreachable(to)
+                }
                 continue;
             };
             if is_snapshot {
@@ -72,18 +76,18 @@ fn copy(from: &Snapshotter, to: &Snapshotter, term: u64, index: u64) -> std::io:
     sink.install()
 }
 
-pub struct Live {
-    pub handle: Handle,
-    pub journal: Journal,
-    pub disk: MemDisk,
+pub(crate) struct Live {
+    pub(crate) handle: Handle,
+    pub(crate) journal: Journal,
+    pub(crate) disk: MemDisk,
     ticks: mpsc::UnboundedSender<Duration>,
     abort: AbortHandle,
     ended: Rc<RefCell<Option<Result<Exit, Fatal>>>>,
 }
 
 /// A cluster of running members.
-pub struct Cluster {
-    pub members: BTreeMap<u64, Live>,
+pub(crate) struct Cluster {
+    pub(crate) members: BTreeMap<u64, Live>,
     pool: LocalPool,
     others: Directory,
     now: Duration,
@@ -92,11 +96,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub fn new(n: u64) -> Self {
+    pub(crate) fn new(n: u64) -> Self {
         Self::with(n, |_| ())
     }
 
-    pub fn with(n: u64, configure: fn(&mut Config)) -> Self {
+    pub(crate) fn with(n: u64, configure: fn(&mut Config)) -> Self {
         let mut cluster = Self {
             members: BTreeMap::new(),
             pool: LocalPool::new(),
@@ -111,12 +115,12 @@ impl Cluster {
         cluster
     }
 
-    pub fn initial(&self) -> Start {
+    pub(crate) fn initial(&self) -> Start {
         Start::Initial { cluster_id: cluster_id(&self.urls), members: initial_members(&self.urls) }
     }
 
     /// Opens a member without running it.
-    pub fn open(&self, id: u64, disk: Disk, journal: &Journal) -> Result<Node<Journal>, Fatal> {
+    pub(crate) fn open(&self, id: u64, disk: Disk, journal: &Journal) -> Result<Node<Journal>, Fatal> {
         let mut config = Config::new(id);
         config.segment_bytes = 64 << 10;
         (self.configure)(&mut config);
@@ -124,17 +128,18 @@ impl Cluster {
     }
 
     /// Opens a member and runs it.
-    pub fn start(&mut self, id: u64, disk: MemDisk) {
+    pub(crate) fn start(&mut self, id: u64, disk: MemDisk) {
         let journal = Journal::default();
         let node = self.open(id, disk.disk(), &journal).expect("the member opens");
         self.run(id, node, disk, journal);
     }
 
-    pub fn run(&mut self, id: u64, node: Node<Journal>, disk: MemDisk, journal: Journal) {
+    pub(crate) fn run(&mut self, id: u64, node: Node<Journal>, disk: MemDisk, journal: Journal) {
         let handle = node.handle();
         self.others.lock().unwrap().insert(id, (handle.clone(), node.snapshots()));
         let (ticks, clock) = mpsc::unbounded();
-        let (run, abort) = abortable(node.run(Arc::new(Link { from: id, others: self.others.clone() }), clock));
+        let (run, abort) =
+            abortable(node.run(Arc::new(Link { from: id, others: self.others.clone() }), clock));
         let ended = Rc::new(RefCell::new(None));
         let end = ended.clone();
         let task = async move {
@@ -146,13 +151,13 @@ impl Cluster {
         self.members.insert(id, Live { handle, journal, disk, ticks, abort, ended });
     }
 
-    pub fn handle(&self, id: u64) -> &Handle {
+    pub(crate) fn handle(&self, id: u64) -> &Handle {
         &self.members[&id].handle
     }
 
     /// Runs everybody until it is so.
     #[track_caller]
-    pub fn until<T>(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> Option<T>) -> T {
+    pub(crate) fn until<T>(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> Option<T>) -> T {
         let mut ticks = 0;
         loop {
             self.pool.run_until_stalled();
@@ -174,22 +179,22 @@ impl Cluster {
     }
 
     #[track_caller]
-    pub fn answer<T: Clone + Debug>(&mut self, asked: &mut Asked<T>) -> Result<T, kvd_node::Error> {
+    pub(crate) fn answer<T: Clone + Debug>(&mut self, asked: &mut Asked<T>) -> Result<T, kvd_node::Error> {
         self.until("an answer", |_| asked.answer())
     }
 
-    pub fn propose(&self, at: u64, command: &str) -> Asked<Applied> {
+    pub(crate) fn propose(&self, at: u64, command: &str) -> Asked<Applied> {
         Asked::new(self.handle(at).propose(Bytes::copy_from_slice(command.as_bytes()), LONG))
     }
 
     #[track_caller]
-    pub fn put(&mut self, at: u64, command: &str) -> Applied {
+    pub(crate) fn put(&mut self, at: u64, command: &str) -> Applied {
         let mut asked = self.propose(at, command);
         self.answer(&mut asked).expect("it is applied")
     }
 
     #[track_caller]
-    pub fn leader(&mut self) -> u64 {
+    pub(crate) fn leader(&mut self) -> u64 {
         self.until("a leader", |cluster| {
             let mut all = cluster.members.iter().filter(|(_, member)| member.ended.borrow().is_none());
             all.find(|(_, member)| member.handle.status().role == Role::Leader).map(|(id, _)| *id)
@@ -198,15 +203,16 @@ impl Cluster {
 
     /// Waits for the end of a member's run.
     #[track_caller]
-    pub fn end(&mut self, id: u64) -> Result<Exit, Fatal> {
-        let ended = self.until("the end of a member", |cluster| cluster.members[&id].ended.borrow_mut().take());
+    pub(crate) fn end(&mut self, id: u64) -> Result<Exit, Fatal> {
+        let ended =
+            self.until("the end of a member", |cluster| cluster.members[&id].ended.borrow_mut().take());
         self.others.lock().unwrap().remove(&id);
         self.members.remove(&id);
         ended
     }
 
     /// Takes a member away in the middle of whatever it does; its disk loses what was not synced.
-    pub fn kill(&mut self, id: u64) -> MemDisk {
+    pub(crate) fn kill(&mut self, id: u64) -> MemDisk {
         let member = self.members.remove(&id).expect("it runs");
         self.others.lock().unwrap().remove(&id);
         member.abort.abort();

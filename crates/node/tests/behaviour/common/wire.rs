@@ -8,7 +8,7 @@ use raft::eraftpb::Message;
 
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     Deliver,
     /// Lost, and nobody is told; but a snapshot's loss is reported, as the transport promises.
     Drop,
@@ -21,37 +21,37 @@ pub enum Fate {
 type Rule = Box<dyn FnMut(u64, &Message) -> Fate>;
 
 /// A message and the member that sent it, which need not be its `from`.
-pub type Sent = (u64, Message);
+pub(crate) type Sent = (u64, Message);
 
 #[derive(Default)]
-pub struct Wire {
-    pub in_flight: VecDeque<Sent>,
+pub(crate) struct Wire {
+    pub(crate) in_flight: VecDeque<Sent>,
     held: Vec<Sent>,
     rule: Option<Rule>,
     /// Members without any connection.
-    pub cut: BTreeSet<u64>,
+    pub(crate) cut: BTreeSet<u64>,
 }
 
 impl Wire {
     /// From now on `rule` decides, by sender and message.
-    pub fn intercept(&mut self, rule: impl FnMut(u64, &Message) -> Fate + 'static) {
+    pub(crate) fn intercept(&mut self, rule: impl FnMut(u64, &Message) -> Fate + 'static) {
         self.rule = Some(Box::new(rule));
     }
 
     /// Everything is delivered again; what was held is next.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         self.rule = None;
         self.in_flight.extend(self.held.drain(..));
     }
 
     /// Everything is delivered again; what was held is lost.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.rule = None;
         self.held.clear();
     }
 
     /// Takes a message on its way, in the form in which it would arrive.
-    pub fn send(&mut self, from: u64, message: &Message) {
+    pub(crate) fn send(&mut self, from: u64, message: &Message) {
         let mut bytes = BytesMut::new();
         codec::encode_message(message, &mut bytes);
         let copy = codec::decode_message(Bytes::from(bytes)).expect("what was encoded can be decoded");
@@ -59,7 +59,7 @@ impl Wire {
     }
 
     /// The next message to arrive and its fate. Held ones are put aside here.
-    pub fn next(&mut self) -> Option<(u64, Message, Fate)> {
+    pub(crate) fn next(&mut self) -> Option<(u64, Message, Fate)> {
         loop {
             let (from, message) = self.in_flight.pop_front()?;
             match self.rule.as_mut().map_or(Fate::Deliver, |rule| rule(from, &message)) {
@@ -69,7 +69,7 @@ impl Wire {
         }
     }
 
-    pub fn is_cut(&self, a: u64, b: u64) -> bool {
+    pub(crate) fn is_cut(&self, a: u64, b: u64) -> bool {
         self.cut.contains(&a) || self.cut.contains(&b)
     }
 }

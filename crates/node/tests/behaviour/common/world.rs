@@ -2,48 +2,54 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvd_node::{ChangeOutcome, Config, Error, Handle, MembershipChange, Role, Start, Status};
+use kvd_node::StateMachine as _;
 use kvd_node::{Applied, cluster_id, initial_members};
+use kvd_node::{ChangeOutcome, Config, Error, Handle, MembershipChange, Role, Start, Status};
 use kvd_raftpb::peers::{PeerHandler, SnapshotStore};
+use kvd_wal::Wal;
 use raft::eraftpb::{Message, MessageType};
 
 use super::asked::{Asked, LONG};
-use super::journal::Journal;
-use super::member::{Held, Member, Running};
+use super::journal::{Commands, Journal};
+use super::member::{DIR, Held, Member, Running};
 use super::wire::{Fate, Wire};
 
 /// The time between two ticks.
-pub const TICK: Duration = Duration::from_millis(100);
+pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 /// Bound of what one call may set in motion: a cluster that never comes to rest is a bug.
 const MAX_STEPS: usize = 100_000;
 
-pub struct World {
-    pub members: BTreeMap<u64, Member>,
-    pub wire: Wire,
-    pub now: Duration,
+pub(crate) struct World {
+    pub(crate) members: BTreeMap<u64, Member>,
+    pub(crate) wire: Wire,
+    pub(crate) now: Duration,
     /// Effects and deliveries in order.
-    pub transcript: Vec<String>,
+    pub(crate) transcript: Vec<String>,
     configure: fn(&mut Config),
     initial: Vec<String>,
+    /// The number of ticks, and whether the transcript has the last one.
+    ticks: (usize, bool),
 }
 
 /// Where a member's peer listener would be.
-pub fn url(id: u64) -> String {
+pub(crate) fn url(id: u64) -> String {
     format!("http://member-{id}:9021")
 }
 
 impl World {
     /// A cluster of members 1 to n.
-    pub fn new(n: u64) -> Self {
+    pub(crate) fn new(n: u64) -> Self {
         Self::with(n, |_| ())
     }
 
     /// A cluster whose members have a configuration of their own.
-    pub fn with(n: u64, configure: fn(&mut Config)) -> Self {
+    pub(crate) fn with(n: u64, configure: fn(&mut Config)) -> Self {
         let initial: Vec<String> = (1..=n).map(url).collect();
         let mut world = Self {
             members: BTreeMap::new(),
@@ -52,6 +58,7 @@ impl World {
             transcript: Vec::new(),
             configure,
             initial,
+            ticks: (0, true),
         };
         for id in 1..=n {
             let (cluster_id, members) = (world.cluster_id(), initial_members(&world.initial));
@@ -62,18 +69,20 @@ impl World {
     }
 
     /// A cluster of n in which member 1 leads.
-    pub fn led(n: u64) -> Self {
+    pub(crate) fn led(n: u64) -> Self {
         Self::led_with(n, |_| ())
     }
 
     /// The same, with a configuration of its own.
-    pub fn led_with(n: u64, configure: fn(&mut Config)) -> Self {
+    pub(crate) fn led_with(n: u64, configure: fn(&mut Config)) -> Self {
         let mut world = Self::with(n, configure);
         world.elect(1);
+        // So that all clocks show the same.
+        world.tick();
         world
     }
 
-    pub fn cluster_id(&self) -> u64 {
+    pub(crate) fn cluster_id(&self) -> u64 {
         cluster_id(&self.initial)
     }
 
@@ -87,126 +96,154 @@ impl World {
     }
 
     /// Starts a member that is to join; somebody has to add it.
-    pub fn start_joiner(&mut self, id: u64) {
+    pub(crate) fn start_joiner(&mut self, id: u64) {
         let cluster_id = self.cluster_id();
         self.add(id, Start::Join { cluster_id });
         self.settle();
     }
 
     #[track_caller]
-    pub fn member(&mut self, id: u64) -> &mut Member {
+    pub(crate) fn member(&mut self, id: u64) -> &mut Member {
         self.members.get_mut(&id).expect("a member of that id")
     }
 
     #[track_caller]
-    pub fn run(&self, id: u64) -> &Running {
+    pub(crate) fn run(&self, id: u64) -> &Running {
         self.members[&id].run()
     }
 
     #[track_caller]
-    pub fn handle(&self, id: u64) -> &Handle {
+    pub(crate) fn handle(&self, id: u64) -> &Handle {
         &self.members[&id].handle
     }
 
-    pub fn journal(&self, id: u64) -> &Journal {
+    pub(crate) fn journal(&self, id: u64) -> &Journal {
         &self.members[&id].journal
     }
 
     #[track_caller]
-    pub fn status(&self, id: u64) -> Status {
+    pub(crate) fn status(&self, id: u64) -> Status {
         self.run(id).core.status()
     }
 
-    pub fn is_leader(&self, id: u64) -> bool {
+    pub(crate) fn is_leader(&self, id: u64) -> bool {
         self.members[&id].running.as_ref().is_some_and(|r| r.core.status().role == Role::Leader)
     }
 
+    /// Whether a member knows itself as a voter.
+    pub(crate) fn is_voter(&self, id: u64) -> bool {
+        let status = self.status(id);
+        status.is_member && status.role != Role::Learner
+    }
+
     /// The leader of the highest term among those that run.
-    pub fn leader(&self) -> Option<u64> {
+    pub(crate) fn leader(&self) -> Option<u64> {
         let running = self.members.values().filter_map(|m| m.running.as_ref()).map(|r| r.core.status());
         running.filter(|s| s.role == Role::Leader).max_by_key(|s| s.term).map(|s| s.id)
     }
 
     /// Stops a member as a power failure does.
-    pub fn crash(&mut self, id: u64) {
+    pub(crate) fn crash(&mut self, id: u64) {
         self.member(id).crash();
     }
 
-    pub fn restart(&mut self, id: u64) {
+    pub(crate) fn restart(&mut self, id: u64) {
         self.member(id).restart().expect("the member starts again");
         self.settle();
     }
 
-    pub fn hold(&mut self, id: u64, held: Held) {
+    pub(crate) fn hold(&mut self, id: u64, held: Held) {
         self.member(id).held = held;
     }
 
     // --- requests
 
-    pub fn propose(&mut self, at: u64, command: &str) -> Asked<Applied> {
+    pub(crate) fn propose(&mut self, at: u64, command: &str) -> Asked<Applied> {
         self.propose_within(at, command, LONG)
     }
 
-    pub fn propose_within(&mut self, at: u64, command: &str, timeout: Duration) -> Asked<Applied> {
+    pub(crate) fn propose_within(&mut self, at: u64, command: &str, timeout: Duration) -> Asked<Applied> {
         let asked = Asked::new(self.handle(at).propose(Bytes::copy_from_slice(command.as_bytes()), timeout));
         self.settle();
         asked
     }
 
-    pub fn read(&mut self, at: u64) -> Asked<u64> {
+    pub(crate) fn read(&mut self, at: u64) -> Asked<u64> {
         self.read_within(at, LONG)
     }
 
-    pub fn read_within(&mut self, at: u64, timeout: Duration) -> Asked<u64> {
+    pub(crate) fn read_within(&mut self, at: u64, timeout: Duration) -> Asked<u64> {
         let asked = Asked::new(self.handle(at).read_index(timeout));
         self.settle();
         asked
     }
 
-    pub fn change(&mut self, at: u64, change: MembershipChange) -> Asked<ChangeOutcome> {
+    pub(crate) fn change(&mut self, at: u64, change: MembershipChange) -> Asked<ChangeOutcome> {
         let asked = Asked::new(self.handle(at).change_membership(change, LONG));
         self.settle();
         asked
     }
 
+    pub(crate) fn add_member(&mut self, at: u64, id: u64) -> Asked<ChangeOutcome> {
+        self.change(at, MembershipChange::Add { id, peer_urls: vec![url(id)] })
+    }
+
+    pub(crate) fn remove_member(&mut self, at: u64, id: u64) -> Asked<ChangeOutcome> {
+        self.change(at, MembershipChange::Remove { id })
+    }
+
+    /// Adds a member that was started as a joiner, and waits until it is a voter.
+    #[track_caller]
+    pub(crate) fn join(&mut self, at: u64, id: u64) {
+        self.start_joiner(id);
+        let mut added = self.add_member(at, id);
+        self.answer(&mut added).expect("it is added");
+        self.tick_until("a voter", |world| world.is_voter(id));
+    }
+
     /// Proposes and gets a good answer without a tick.
     #[track_caller]
-    pub fn put(&mut self, at: u64, command: &str) -> Applied {
+    pub(crate) fn put(&mut self, at: u64, command: &str) -> Applied {
         self.propose(at, command).granted()
     }
 
     /// Ticks until the answer is there.
     #[track_caller]
-    pub fn answer<T: Clone + Debug>(&mut self, asked: &mut Asked<T>) -> Result<T, Error> {
+    pub(crate) fn answer<T: Clone + Debug>(&mut self, asked: &mut Asked<T>) -> Result<T, Error> {
         self.tick_until("the answer", |_| asked.answer().is_some());
         asked.answer().expect("it is there")
     }
 
     // --- time
 
-    /// A tick for one member only.
-    pub fn tick_one(&mut self, id: u64) {
+    fn pass(&mut self) {
         self.now += TICK;
+        self.ticks = (self.ticks.0 + 1, false);
+    }
+
+    /// A tick for one member only.
+    pub(crate) fn tick_one(&mut self, id: u64) {
+        self.pass();
         self.turn(id, Some(self.now));
         self.settle();
     }
 
     /// A tick for everybody.
-    pub fn tick(&mut self) {
-        self.now += TICK;
+    pub(crate) fn tick(&mut self) {
+        self.pass();
         for id in self.ids() {
             self.turn(id, Some(self.now));
         }
         self.settle();
     }
 
-    pub fn ticks(&mut self, n: usize) {
+    pub(crate) fn ticks(&mut self, n: usize) {
         (0..n).for_each(|_| self.tick());
     }
 
     /// Ticks until it is so; 200 ticks are enough for anything.
     #[track_caller]
-    pub fn tick_until(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn tick_until(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
         for _ in 0..200 {
             if so(self) {
                 return;
@@ -218,7 +255,7 @@ impl World {
 
     /// Makes a member leader by letting time pass for it alone.
     #[track_caller]
-    pub fn elect(&mut self, id: u64) {
+    pub(crate) fn elect(&mut self, id: u64) {
         for _ in 0..40 {
             if self.is_leader(id) {
                 return;
@@ -241,16 +278,36 @@ impl World {
         self.note(id);
     }
 
+    /// Takes over what a member did, and checks what holds at all times.
     fn note(&mut self, id: u64) {
-        if let Some(running) = self.members.get_mut(&id).and_then(|member| member.running.as_mut()) {
-            let lines = running.effects.lines.drain(..);
-            self.transcript.extend(lines.map(|line| format!("{id}: {line}")));
+        let Some(running) = self.members.get_mut(&id).and_then(|member| member.running.as_mut()) else {
+            return;
+        };
+        let lines = std::mem::take(&mut running.effects.lines);
+        let (status, log) = (running.core.status(), running.core.raft().store());
+        assert!(status.snapshot <= status.applied && status.applied <= status.commit, "{status:?}");
+        assert!(log.first_index() <= status.snapshot + 1, "member {id}: compacted beyond its snapshot");
+        assert!(
+            log.snapshot_metadata().index <= status.applied,
+            "member {id}: offers what it has not applied"
+        );
+        for line in lines {
+            self.write_down(format!("{id}: {line}"));
         }
+    }
+
+    fn write_down(&mut self, line: String) {
+        let (tick, written) = self.ticks;
+        if !written {
+            self.ticks.1 = true;
+            self.transcript.push(format!("-- tick {tick}"));
+        }
+        self.transcript.push(line);
     }
 
     /// Lets everything happen that can without a tick.
     #[track_caller]
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..MAX_STEPS {
             if !self.step() {
                 return;
@@ -288,7 +345,7 @@ impl World {
             return;
         }
         if fate == Fate::Drop || !reaches {
-            self.transcript.push(format!("   lost {from} -> {to}: {}", super::describe::message(&message)));
+            self.write_down(format!("{from}: lost to {to}: {}", super::describe::message(&message)));
             if is_snapshot {
                 self.handle(from).report_snapshot(to, false);
             } else if fate != Fate::Drop {
@@ -318,19 +375,71 @@ impl World {
         sink.install()
     }
 
+    // --- what is on the disks
+
+    /// The commands in a member's snapshot file of that index.
+    #[track_caller]
+    pub(crate) fn in_snapshot(&self, id: u64, index: u64) -> Commands {
+        let snapshotter = &self.run(id).snapshotter;
+        let mut reader = (1..=self.status(id).term)
+            .find_map(|term| snapshotter.read(term, index).ok())
+            .expect("a snapshot of that index");
+        // Before the state machine's own bytes: the node's, with their length.
+        let mut len = [0; 4];
+        reader.read_exact(&mut len).expect("a length");
+        std::io::copy(
+            &mut Read::by_ref(&mut reader).take(u32::from_le_bytes(len).into()),
+            &mut std::io::sink(),
+        )
+        .expect("a head");
+        Journal::restore(&mut reader).expect("a state")
+    }
+
+    /// (term, index) of the snapshots that a member's log recorded, oldest first.
+    pub(crate) fn recorded(&self, id: u64) -> Vec<(u64, u64)> {
+        let (disk, dir) = (self.members[&id].disk.disk(), Path::new(DIR).join("wal"));
+        let recorded = Wal::recorded_snapshots(&disk, &dir).expect("a log");
+        recorded.iter().map(|record| (record.term, record.index)).collect()
+    }
+
     // --- what was seen
 
-    pub fn transcript_end(&self) -> String {
+    pub(crate) fn transcript_end(&self) -> String {
         self.transcript[self.transcript.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// Forgets the transcript so far, and counts ticks anew.
+    pub(crate) fn begin_transcript(&mut self) {
+        self.transcript.clear();
+        self.ticks = (0, true);
+    }
+
+    /// How many lines of the transcript have both texts in them.
+    pub(crate) fn seen(&self, who: &str, what: &str) -> usize {
+        self.transcript.iter().filter(|line| line.starts_with(who) && line.contains(what)).count()
+    }
+
+    /// Whether a member has told a leader that its log is durable up to that index, since the transcript began.
+    pub(crate) fn has_acknowledged(&self, id: u64, index: u64) -> bool {
+        let sends = format!("{id}: send to");
+        let told = self.transcript.iter().filter(|line| line.starts_with(&sends));
+        let told = told.filter_map(|line| line.split_once("MsgAppendResponse")?.1.split_once(" up to "));
+        told.filter_map(|(_, up_to)| up_to.split(' ').next()?.parse().ok()).any(|up_to: u64| up_to >= index)
     }
 
     /// Every member that runs has applied the same commands.
     #[track_caller]
-    pub fn assert_agreement(&self) {
+    pub(crate) fn assert_agreement(&self) {
         let mut running = self.members.values().filter(|member| member.running.is_some());
         let Some(first) = running.next() else { return };
         for other in running {
-            assert_eq!(first.journal.commands(), other.journal.commands(), "members {} {}", first.id, other.id);
+            assert_eq!(
+                first.journal.commands(),
+                other.journal.commands(),
+                "members {} {}",
+                first.id,
+                other.id
+            );
         }
     }
 }
