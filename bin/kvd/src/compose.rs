@@ -26,9 +26,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::config::Settings;
 use crate::metrics;
+use crate::peers::KnownPeers;
 
 /// How long one attempt to join lasts before the log says again what it waits for.
 const JOIN_ATTEMPT: Duration = Duration::from_secs(10);
+
+/// How long a first member looks for others that may have known it.
+const WIPED_ATTEMPT: Duration = Duration::from_millis(250);
 
 /// How a member ended that has nothing to complain about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +78,18 @@ pub enum Failure {
         path: PathBuf,
         /// Whose it is.
         known: Box<Known>,
+    },
+    /// The member's disk is not the one it ran with.
+    #[error(
+        "member {id} has run before as a part of this cluster, and {} is empty: what it voted and acknowledged is lost, \
+         so it must not go on under this id; remove it (DELETE /{id} at another member) and add it under a new one",
+        path.display()
+    )]
+    Wiped {
+        /// The member.
+        id: u64,
+        /// Its directory.
+        path: PathBuf,
     },
     /// The cluster removed this id before.
     #[error("cannot join: {0}; an id never comes back, so add this member under a new one")]
@@ -122,6 +138,7 @@ pub async fn run(settings: Settings) -> Result<Ended, Failure> {
     let (start, list) = match (known, own_list) {
         (Some(known), Some(list)) => (Start::Join { cluster_id: known.identity.cluster_id }, list),
         (None, _) if !settings.flags.join => {
+            refuse_if_wiped(&settings).await?;
             let urls: Vec<String> = settings.cluster.iter().map(ToString::to_string).collect();
             let (cluster_id, members) = (kvd_node::cluster_id(&urls), kvd_node::initial_members(&urls));
             let list = Membership { cluster_id, members: members.clone(), removed: Vec::new() };
@@ -183,11 +200,7 @@ fn node_config(settings: &Settings) -> Config {
 /// Asks the other members until one of them knows this one.
 async fn ask_for_members(settings: &Settings) -> Result<Membership, Failure> {
     let id = settings.flags.id;
-    let others: Vec<String> = (1..)
-        .zip(&settings.cluster)
-        .filter(|(other, _)| *other != id)
-        .map(|(_, url)| url.to_string())
-        .collect();
+    let others = other_urls(settings);
     loop {
         match kvd_transport::fetch_membership(&others, id, JOIN_ATTEMPT).await {
             Ok(list) => return Ok(list),
@@ -204,11 +217,36 @@ async fn ask_for_members(settings: &Settings) -> Result<Membership, Failure> {
     }
 }
 
+/// The URLs in `--cluster` but this member's own.
+fn other_urls(settings: &Settings) -> Vec<String> {
+    let id = settings.flags.id;
+    (1..).zip(&settings.cluster).filter(|(other, _)| *other != id).map(|(_, url)| url.to_string()).collect()
+}
+
+/// A first member that begins with an empty directory asks the others whether it has run before: then it has lost what
+/// it voted and acknowledged, and must not go on under its id. If nobody answers, nobody knows better.
+async fn refuse_if_wiped(settings: &Settings) -> Result<(), Failure> {
+    let id = settings.flags.id;
+    let others = other_urls(settings);
+    if others.is_empty() {
+        return Ok(());
+    }
+    match kvd_transport::fetch_membership(&others, id, WIPED_ATTEMPT).await {
+        Ok(list) if list.members.iter().any(|member| member.id == id && member.boot > 0) => {
+            Err(Failure::Wiped { id, path: settings.data_dir.clone() })
+        }
+        Err(error @ kvd_transport::Error::Removed { .. }) => Err(Failure::RemovedBefore(error.to_string())),
+        _ => Ok(()),
+    }
+}
+
 /// The running parts.
 struct Member {
     handle: Handle,
     transport: Transport,
     door: Server,
+    /// [`KnownPeers::ask_while_lost`], which does not end by itself.
+    asking: JoinHandle<()>,
     running: JoinHandle<Result<Exit, Fatal>>,
 }
 
@@ -225,8 +263,12 @@ impl Member {
         let handle = node.handle();
         let config =
             kvd_transport::Config { member_id: flags.id, cluster_id: list.cluster_id, ..Default::default() };
-        let transport = Transport::start(config, Arc::new(handle.clone()), Arc::new(node.snapshots()), list);
+        let snapshots = Arc::new(node.snapshots());
+        let transport = Transport::start(config, Arc::new(handle.clone()), snapshots, &Membership::default());
+        let known = KnownPeers::new(transport.clone(), &handle.membership(), &list.members);
         transport.serve(peers);
+        let seeds = other_urls(settings);
+        let asking = tokio::spawn(known.clone().ask_while_lost(handle.clone(), seeds));
 
         let mut registry = Registry::default();
         node.metrics().register(&mut registry);
@@ -236,9 +278,9 @@ impl Member {
         let door = door.map_err(|source| Failure::System { what: "the HTTP door", source })?;
 
         let ticks = ticks(Duration::from_millis(flags.tick_ms));
-        let running = tokio::spawn(node.run(Arc::new(transport.clone()), ticks));
+        let running = tokio::spawn(node.run(Arc::new(known), ticks));
         tracing::info!(member = flags.id, clients = %door.local_addr(), peers = %settings.listen_peer, "serving");
-        Ok(Self { handle, transport, door, running })
+        Ok(Self { handle, transport, door, asking, running })
     }
 
     /// Lives until a signal, a removal or a failure, and closes what was opened.
@@ -256,6 +298,7 @@ impl Member {
                 self.running.await
             }
         };
+        self.asking.abort();
         self.transport.stop().await;
         Ok(ended??)
     }

@@ -128,9 +128,10 @@ async fn turns<S: StateMachine>(
 ) -> Result<Exit, Fatal> {
     let mut ticks = pin!(ticks);
     loop {
+        let more = core.has_more();
         let tick = poll_fn(|cx| match ticks.as_mut().poll_next(cx) {
             Poll::Ready(Some(now)) => Poll::Ready(Some(now)),
-            Poll::Ready(None) | Poll::Pending if core.has_more() => Poll::Ready(None),
+            Poll::Ready(None) | Poll::Pending if more => Poll::Ready(None),
             // A clock that ends does not tick any more; requests and messages are still handled.
             Poll::Ready(None) | Poll::Pending => inbox.poll_arrival(cx).map(|()| None),
         })
