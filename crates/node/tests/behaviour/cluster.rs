@@ -109,8 +109,7 @@ fn forwarded_proposals_that_overtake_each_other_are_each_applied_once() {
     world.wire.intercept(|_, _| Fate::Deliver);
     let mut second = world.propose(2, "b");
     assert_eq!((first.answer(), second.granted().response), (None, "1".into()));
-    world.wire.release();
-    world.settle();
+    world.release();
     assert_eq!(first.granted().response, "2");
     assert_eq!(world.journal(1).text(), ["b", "a"]);
 }
@@ -140,8 +139,7 @@ fn an_answer_is_found_even_if_the_forward_arrives_long_after_it_was_proposed_aga
     world.answer(&mut asked).expect("the second attempt");
     world.put(2, "b");
     // The floor is past it now.
-    world.wire.release();
-    world.settle();
+    world.release();
     world.ticks(10);
     assert_eq!(world.journal(1).text(), ["a", "b"]);
     world.assert_agreement();
@@ -161,8 +159,7 @@ fn a_forward_of_an_earlier_boot_is_not_applied_once_the_next_one_has_spoken() {
     world.wire.intercept(|_, _| Fate::Deliver);
     let mut late = world.propose(2, "late");
     world.answer(&mut late).expect("it is applied");
-    world.wire.release();
-    world.settle();
+    world.release();
     world.ticks(2);
     assert_eq!(world.journal(1).text(), ["late"]);
     world.assert_agreement();

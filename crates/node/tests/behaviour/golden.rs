@@ -99,3 +99,24 @@ fn what_waited_for_a_leader_is_handed_to_it_once() {
     world.elect(1);
     assert_golden("waited", &world);
 }
+
+#[test]
+fn a_rejection_that_arrives_after_its_follower_has_caught_up_is_ignored() {
+    let mut world = World::led(3);
+    world.wire.cut.insert(3);
+    world.put(1, "a");
+    world.crash(1);
+    world.wire.cut.clear();
+    let mut held = false;
+    world.wire.intercept(move |_, message| {
+        let holds = message.reject && message.get_msg_type() == MessageType::MsgAppendResponse && !held;
+        held |= holds;
+        if holds { Fate::Hold } else { Fate::Deliver }
+    });
+    world.begin_transcript();
+    world.elect_after_silence(2);
+    world.tick_until("the rest", |world| world.journal(3).count("a") == 1);
+    world.release();
+    world.put(2, "b");
+    assert_golden("late-rejection", &world);
+}

@@ -17,8 +17,7 @@ fn a_read_at_a_follower_waits_until_it_has_applied_what_was_acknowledged_before(
     let applied = world.put(1, "a");
     let mut read = world.read(2);
     assert_eq!((read.answer(), world.journal(2).count("a")), (None, 0));
-    world.wire.release();
-    world.settle();
+    world.release();
     assert!(read.granted() >= applied.index);
     assert_eq!(world.journal(2).count("a"), 1);
 }
@@ -33,8 +32,7 @@ fn reads_that_arrive_during_a_round_share_the_next() {
     });
     let mut reads: Vec<_> = (0..10).map(|_| world.read(2)).collect();
     assert_eq!(world.seen("2:", "MsgReadIndex"), 1);
-    world.wire.release();
-    world.settle();
+    world.release();
     assert_eq!(world.seen("2:", "MsgReadIndex"), 2);
     reads.iter_mut().for_each(|read| assert!(read.granted() >= 2));
 }
@@ -70,8 +68,7 @@ fn the_late_answer_to_a_lost_round_is_not_taken_for_a_later_one() {
     let applied = world.put(1, "a");
     let mut second = world.read(2);
     world.ticks(5);
-    world.wire.release();
-    world.settle();
+    world.release();
     assert!(second.granted() >= applied.index);
 }
 

@@ -264,8 +264,7 @@ fn trap_10_a_lost_snapshot_does_not_freeze_its_follower() {
     world.begin_transcript();
     world.tick_until("a snapshot on its way", |world| world.seen("1: send", "MsgSnapshot") > 0);
     world.wire.cut.insert(3);
-    world.wire.release();
-    world.settle();
+    world.release();
     world.wire.cut.clear();
     world.tick_until("the state", |world| world.journal(3).text().len() == 30);
 }
@@ -339,8 +338,7 @@ fn trap_14_messages_that_overtake_each_other_do_no_harm() {
         if count % 3 == 0 { Fate::Hold } else { Fate::Deliver }
     });
     let mut asked: Vec<_> = (0..10).map(|i| world.propose(1 + i % 3, &i.to_string())).collect();
-    world.wire.release();
-    world.settle();
+    world.release();
     for asked in &mut asked {
         world.answer(asked).expect("it is applied");
     }

@@ -265,6 +265,16 @@ impl World {
         panic!("member {id} does not become leader\n{}", self.transcript_end());
     }
 
+    /// Makes a member leader whose last leader is gone: the others must have missed it, too.
+    #[track_caller]
+    pub(crate) fn elect_after_silence(&mut self, id: u64) {
+        let others: Vec<u64> = self.ids().into_iter().filter(|other| *other != id).collect();
+        for _ in 0..10 {
+            others.iter().for_each(|other| self.tick_one(*other));
+        }
+        self.elect(id);
+    }
+
     fn ids(&self) -> Vec<u64> {
         self.members.keys().copied().collect()
     }
@@ -294,6 +304,13 @@ impl World {
         for line in lines {
             self.write_down(format!("{id}: {line}"));
         }
+    }
+
+    /// What the wire holds arrives.
+    pub(crate) fn release(&mut self) {
+        self.transcript.push("-- what was held arrives".into());
+        self.wire.release();
+        self.settle();
     }
 
     fn write_down(&mut self, line: String) {
