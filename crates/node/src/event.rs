@@ -70,7 +70,8 @@ impl Event {
     pub(crate) fn log(&self) {
         match self {
             Event::Leader { term, leader } => tracing::info!(term, leader, "a leader is known"),
-            Event::Members { index } => tracing::info!(index, "the member list changed"),
+            // The core says who came and who went.
+            Event::Members { index } => tracing::debug!(index, "the member list changed"),
             Event::SnapshotTaken { index } => tracing::info!(index, "snapshot taken, log cut behind it"),
             Event::SnapshotInstalled { index } => tracing::info!(index, "the leader's snapshot installed"),
             Event::DiskSlow { since } => {
