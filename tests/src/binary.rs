@@ -1,6 +1,7 @@
 //! The binary under test.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -46,16 +47,28 @@ fn build() -> PathBuf {
     binary
 }
 
-/// Whether the binary is younger than each file it was made from. Cargo lists those beside it, in `kvd.d`:
-/// `BINARY: SOURCE SOURCE ...`, with spaces in names escaped by a backslash; what cannot be read counts as newer.
+/// Whether the binary is younger than everything that it could be made from.
 fn is_up_to_date(binary: &Path) -> bool {
-    let modified = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
-    let Some(built) = modified(binary) else { return false };
-    let Ok(list) = fs::read_to_string(binary.with_extension("d")) else { return false };
-    let Some((_, sources)) = list.lines().next().and_then(|line| line.split_once(": ")) else { return false };
-    let is_older = |path: &Path| modified(path).is_some_and(|time: SystemTime| time <= built);
+    let modified = |path: &Path| fs::metadata(path).and_then(|m| m.modified());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    sources.split(' ').all(|source| is_older(Path::new(source)))
-        && is_older(&workspace.join("Cargo.lock"))
-        && is_older(&workspace.join("Cargo.toml"))
+    let sources = ["Cargo.lock", "Cargo.toml", "bin/kvd", "crates"].map(|name| newest(&workspace.join(name)));
+    match (modified(binary), sources.into_iter().collect::<io::Result<Vec<_>>>()) {
+        (Ok(built), Ok(changed)) => changed.into_iter().all(|time| time <= built),
+        _ => false,
+    }
+}
+
+/// When a file, or the newest one below a directory, was last changed. Tests and examples do not count.
+fn newest(path: &Path) -> io::Result<SystemTime> {
+    let metadata = fs::metadata(path)?;
+    let mut newest = metadata.modified()?;
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if !["tests", "examples", "benches"].iter().any(|name| entry.file_name() == *name) {
+                newest = newest.max(self::newest(&entry.path())?);
+            }
+        }
+    }
+    Ok(newest)
 }
