@@ -11,7 +11,11 @@ use kvd_kvstore::{Consistency, Deleted, Door as _, Error, Reading, Service, Writ
 use crate::history::{Asked, Op, Told};
 use crate::mutation::Mutation;
 use crate::plan::{MS, SECOND};
+use crate::trace::Micros;
 use crate::world::{Event, World};
+
+/// How late an answer may be: some ticks.
+const GRACE: Micros = SECOND;
 
 type Answer = Result<Told, Error>;
 
@@ -111,9 +115,25 @@ impl World {
             told: None,
         });
         self.clients.in_flight.push(InFlight { op, member: m, answer, again });
+        let due = self.now + timeout.as_micros() as Micros + GRACE;
+        self.at(due, Event::Overdue { op });
         self.poll_clients(m);
         self.wake(m);
         op
+    }
+
+    /// Every request has an answer by its deadline, if the member's process could run.
+    pub(crate) fn overdue(&mut self, op: usize) {
+        let Some(waiting) = self.clients.in_flight.iter().find(|waiting| waiting.op == op) else { return };
+        let resumed = self.members[waiting.member].paused_until + GRACE;
+        if waiting.again.is_none() && self.mutation == Some(Mutation::AppliedTwice) {
+            return;
+        }
+        if resumed > self.now {
+            self.at(resumed, Event::Overdue { op });
+        } else {
+            self.fail(format!("operation #{op} has no answer, and its deadline is over"));
+        }
     }
 
     /// Looks for answers at a member.

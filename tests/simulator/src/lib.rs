@@ -26,6 +26,7 @@
 //! - That all this would notice something is shown by planting bugs ([`Mutation`]).
 
 pub mod clients;
+mod disk;
 pub mod history;
 pub mod invariants;
 pub mod machine;

@@ -120,14 +120,14 @@ impl Plan {
         let snapshot_bytes = rng.pick(&[600, 2000, 8000, 64 << 20]);
         Self {
             members,
-            clients: rng.within(2..7) as usize,
+            clients: rng.within(2..11) as usize,
             keys: rng.within(1..9),
             value_bytes: rng.pick(&[16, 40, 300, 2000]),
-            think: rng.pick(&[20, 100, 500]) * MS,
+            think: rng.pick(&[5, 20, 100, 500]) * MS,
             snapshot_bytes,
             catch_up_bytes: rng.pick(&[0, 500, 5000]).min(snapshot_bytes),
             segment_bytes: rng.pick(&[4096, 8192, 32_768]),
-            duration: rng.within(10..30) * SECOND,
+            duration: rng.within(10..40) * SECOND,
             calm: rng.pick(&[300, 1000, 3000]) * MS,
             faults,
         }

@@ -48,6 +48,8 @@ pub(crate) enum Event {
     Invoke { client: usize },
     /// A client gives up on an operation.
     GiveUp { op: usize },
+    /// An operation must have an answer by now.
+    Overdue { op: usize },
     /// Something goes wrong.
     Nemesis,
     /// A trouble of the network ends.
@@ -145,6 +147,10 @@ impl World {
     fn begin(&mut self) {
         for member in 0..self.members.len() {
             let at = self.rng.within(0..SECOND);
+            if self.plan.faults.contains(&Fault::PowerLossAtStart) && self.rng.permille(500) {
+                // In the middle of the very first initialisation.
+                self.members[member].power_off_at_start = Some(self.rng.within(1..80));
+            }
             self.at(at, Event::Start { member, life: 0 });
         }
         for client in 0..self.plan.clients {
@@ -214,6 +220,7 @@ impl World {
             }
             Event::Invoke { client } => self.invoke(client),
             Event::GiveUp { op } => self.give_up(op),
+            Event::Overdue { op } => self.overdue(op),
             Event::Nemesis => self.nemesis(),
             Event::Mend { trouble } => self.mend(trouble),
             Event::Heal => self.heal(),
