@@ -359,6 +359,7 @@ impl World {
     /// The process is gone, with whatever it had in memory.
     pub(crate) fn end_process(&mut self, m: usize) {
         self.members[m].life += 1;
+        self.members[m].paused_until = 0;
         let Some(run) = self.members[m].running.take() else { return };
         let unfinished = run.log.iter().filter_map(|job| match job {
             Job::Write(write) => write.entries.first().map(|entry| entry.index),
@@ -389,6 +390,7 @@ impl World {
         result = result.and_then(|()| wal.save(&[], state.as_ref(), false)).and_then(|()| wal.close());
         drop(lock);
         self.members[m].life += 1;
+        self.members[m].paused_until = 0;
         self.hang_up(m);
         self.tell(id, format_args!("has shut down"));
         if self.members[m].disk.is_off() {

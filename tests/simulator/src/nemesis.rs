@@ -87,7 +87,10 @@ impl World {
                 }
                 self.wake(m);
             }
-            Fault::Pause => self.members[m].paused_until = self.now + lasts,
+            Fault::Pause => {
+                let until = &mut self.members[m].paused_until;
+                *until = (*until).max(self.now + lasts);
+            }
             Fault::SlowDisk => self.members[m].slow_until = self.now + lasts,
             Fault::FailedSync => {
                 let op = self.rng.pick(&[Op::Sync, Op::Sync, Op::Write]);

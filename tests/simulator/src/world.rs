@@ -296,16 +296,12 @@ impl World {
         self.net.troubles.clear();
         for m in 0..self.members.len() {
             let member = &mut self.members[m];
-            member.paused_until = member.paused_until.min(self.now);
             member.slow_until = 0;
             member.power_off_at_start = None;
             member.disk.clear_faults();
             if member.running.is_none() {
                 let life = member.life;
                 self.at(self.now + MS, Event::Start { member: m, life });
-            } else {
-                // What was postponed to the end of its pause is in the queue there, and comes late.
-                self.wake(m);
             }
         }
         self.at(self.now + SECOND, Event::Check);
