@@ -231,3 +231,7 @@ fn stale(history: &[Op]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "oracle_tests.rs"]
+mod tests;

@@ -35,7 +35,7 @@ fn planted_bugs_are_caught() {
     assert_eq!(missed, [], "not caught within {SEEDS} seeds");
 }
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 300;
 
 fn caught(mutation: Mutation) -> Option<u64> {
     let settings = Settings { mutation: Some(mutation), ..Settings::default() };
