@@ -47,6 +47,17 @@ fn a_proposal_whose_leader_crashes_before_it_has_it_is_applied_once() {
 }
 
 #[test]
+fn a_member_that_becomes_leader_itself_proposes_at_once_what_its_last_leader_lost() {
+    let mut world = World::led(3);
+    world.crash(1);
+    let mut asked = world.propose(2, "a");
+    world.elect_after_silence(2);
+    assert!(asked.answer().is_some(), "{}", world.transcript_end());
+    assert_eq!(asked.granted().response, "1");
+    world.assert_agreement();
+}
+
+#[test]
 fn a_proposal_whose_leader_crashes_after_it_replicated_it_is_applied_once() {
     let mut world = World::led(3);
     // The entry reaches everybody, and nobody learns that it is committed.

@@ -33,6 +33,26 @@ fn a_learner_is_promoted_once_it_has_caught_up_and_not_before() {
 }
 
 #[test]
+fn a_learner_is_promoted_128_entries_behind_and_not_129() {
+    for behind in [128, 129] {
+        let mut world = World::led(1);
+        world.start_joiner(2);
+        let mut added = world.add_member(1, 2);
+        world.answer(&mut added).expect("it is added");
+        world.begin_transcript();
+        world.tick_until("the snapshot", |world| world.seen("2:", "discard") > 0);
+        // It is there, and its disk is slow.
+        world.member(2).held.writes = true;
+        (0..behind).for_each(|i| drop(world.put(1, &i.to_string())));
+        world.ticks(10);
+        assert_eq!(world.run(1).core.raft().raft.prs().conf().voters().contains(2), behind == 128);
+        world.member(2).held.writes = false;
+        world.settle();
+        world.tick_until("a voter", |world| world.is_voter(2));
+    }
+}
+
+#[test]
 fn a_learner_that_is_not_there_is_not_promoted_and_does_not_count() {
     let mut world = World::led(2);
     let mut added = world.add_member(2, 3);

@@ -169,6 +169,8 @@ fn a_snapshot_file_that_the_log_never_recorded_is_not_used() {
     world.crash(1);
     world.restart(1);
     assert_eq!(world.status(1).snapshot, recorded.last().expect("the first").1);
+    let files = world.members[&1].disk.disk().list("/member/snap".as_ref()).expect("a directory");
+    assert_eq!(files.len(), recorded.len(), "{files:?}");
     world.elect(1);
     assert_eq!(world.journal(1).text().len(), 20);
 }

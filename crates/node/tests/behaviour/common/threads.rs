@@ -168,7 +168,7 @@ impl Cluster {
             thread::park_timeout(QUIET);
             if begun.elapsed() >= QUIET {
                 ticks += 1;
-                assert!(ticks < 1000, "not within 1000 ticks: {what}");
+                assert!(ticks < 1000, "not within 1000 ticks: {what}\n{}", self.describe());
                 self.now += TICK;
                 for member in self.members.values() {
                     // It may have ended.
@@ -176,6 +176,11 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    fn describe(&self) -> String {
+        let all = self.members.values().map(|m| format!("{:?} {:?}", m.handle.status(), m.ended.borrow()));
+        all.collect::<Vec<_>>().join("\n")
     }
 
     #[track_caller]
