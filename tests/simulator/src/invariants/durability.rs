@@ -66,7 +66,12 @@ impl Durable {
                 message.term, self.term
             ));
         }
-        if kind == MessageType::MsgAppendResponse && !message.reject && message.index > self.log.last() {
+        // An acknowledgement may be outlived by its entry: a member that stood still takes in an old leader's entries and
+        // a new one's that replace them in one turn. That a leader was elected without an entry shows that no majority
+        // had it, so the late word of one member commits nothing.
+        let replaced = self.log.term(self.log.last()).is_some_and(|term| term > message.term);
+        let beyond = message.index > self.log.last() && !replaced;
+        if kind == MessageType::MsgAppendResponse && !message.reject && beyond {
             return Err(format!(
                 "durability: member {member} acknowledges entry {}, and its disk ends at {}",
                 message.index,
