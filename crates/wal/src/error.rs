@@ -180,6 +180,18 @@ pub enum Error {
         /// The last index.
         last: u64,
     },
+    /// An entry that was saved, is durable and was not replaced is not in the segments. Its file was exchanged under a
+    /// running log, or this is a bug.
+    #[error(
+        "entry {index} of term {term} is in the log, but its files do not have it; were they changed while the log was \
+         open? Restart, which reads all of them, and keep them if that fails"
+    )]
+    NotInLog {
+        /// The entry's index.
+        index: u64,
+        /// Its term.
+        term: u64,
+    },
     /// A save is larger than a batch may be. Nothing was written.
     #[error("a save of {len} bytes is larger than the limit of {limit}; nothing was written")]
     TooLarge {

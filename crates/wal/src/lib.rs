@@ -16,8 +16,8 @@
 //! A log is opened *at a snapshot* that it recorded and committed ([`Wal::recorded_snapshots`]); the default
 //! [`SnapshotRecord`] stands for the beginning.
 //!
-//! The format is drawn in the `format` module and specified in `docs/wal-format.md`. [`LogStorage`] is the log in
-//! memory, as raft reads it.
+//! The format is drawn in the `format` module and specified in `docs/wal-format.md`. [`LogStorage`] is the log as raft
+//! reads it, a bounded part of it in memory; [`LogReader`] reads the rest back from the segments.
 //!
 //! ```
 //! use kvd_vfs::MemDisk;
@@ -43,7 +43,10 @@
 pub mod damage;
 mod encoder;
 mod error;
+mod fetch;
 mod format;
+mod index;
+mod log_reader;
 mod names;
 mod prepare;
 mod reader;
@@ -51,9 +54,12 @@ mod record;
 mod recover;
 mod repair;
 mod storage;
+mod terms;
 mod wal;
 
 pub use error::{Error, Result};
+pub use fetch::Fetch;
+pub use log_reader::{LogReader, ReadBack};
 pub use record::SnapshotRecord;
 pub use recover::{Replay, Report, recorded_snapshots, verify};
 pub use repair::TornTail;

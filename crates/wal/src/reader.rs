@@ -16,8 +16,10 @@ const WINDOW: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct SegmentReader {
     pub(crate) path: PathBuf,
-    seq: u64,
+    pub(crate) name: SegmentName,
     file: Box<dyn File>,
+    file_len: u64,
+    /// Where reading ends.
     len: u64,
     window: Vec<u8>,
     window_at: u64,
@@ -57,8 +59,9 @@ impl SegmentReader {
         let len = file.len().context("read", &path)?;
         let reader = SegmentReader {
             path,
-            seq: name.seq,
+            name,
             file,
+            file_len: len,
             len,
             window: Vec::new(),
             window_at: 0,
@@ -67,6 +70,12 @@ impl SegmentReader {
             records: Vec::new(),
         };
         Ok(reader)
+    }
+
+    /// Ends reading at an offset up to which the segment is durable, whatever its file holds behind: another thread may
+    /// be writing there. It grows from call to call.
+    pub(crate) fn set_end(&mut self, end: u64) {
+        self.len = end.min(self.file_len);
     }
 
     /// The record bytes of the batch that [`SegmentReader::next`] found.
@@ -87,7 +96,7 @@ impl SegmentReader {
     }
 
     fn try_batch(&mut self) -> Result<Option<Finding>> {
-        let left = self.len - self.offset;
+        let left = self.len.saturating_sub(self.offset);
         let sector = self.view(self.offset, left.min(SECTOR as u64) as usize)?;
         if format::is_zero(sector) {
             return Ok(Some(Finding::Zeros));
@@ -129,7 +138,7 @@ impl SegmentReader {
         let mut at = self.offset;
         while at < self.len {
             let n = (self.len - at).min(WINDOW as u64) as usize;
-            let (own, seq) = (self.offset, self.seq);
+            let (own, seq) = (self.offset, self.name.seq);
             for (sector, i) in self.view(at, n)?.chunks(SECTOR).zip(0..) {
                 let sector_at = at + i * SECTOR as u64;
                 if !format::is_zero(sector) {
@@ -151,11 +160,11 @@ impl SegmentReader {
 
     /// The length of the file.
     pub(crate) fn file_len(&self) -> u64 {
-        self.len
+        self.file_len
     }
 
     fn belongs(&self, header: &Header) -> bool {
-        header.seq == self.seq
+        header.seq == self.name.seq
             && header.offset == self.offset
             && header.durable <= header.offset
             && self.chain.is_none_or(|chain| chain == header.chain)

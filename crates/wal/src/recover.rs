@@ -10,6 +10,7 @@ use raft::eraftpb::{Entry, HardState};
 
 use crate::damage::{Finding, Verdict, decide};
 use crate::error::{Error, Result};
+use crate::index::Index;
 use crate::names::{SegmentName, segment_for, segments};
 use crate::reader::{Behind, Next, SegmentReader};
 use crate::record::{self, BadRecord, EntryDecoder, Record, SnapshotRecord};
@@ -34,12 +35,13 @@ pub(crate) struct Tail {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) file: &'a Path,
+    pub(crate) segment: SegmentName,
     /// Of its batch.
     pub(crate) offset: u64,
 }
 
 impl Place<'_> {
-    fn malformed(self, problem: impl Into<String>) -> Error {
+    pub(crate) fn malformed(self, problem: impl Into<String>) -> Error {
         Error::Malformed { file: self.file.to_owned(), offset: self.offset, problem: problem.into() }
     }
 }
@@ -103,7 +105,7 @@ impl Walk<'_> {
             Verdict::Corrupt => return Err(corrupt(&reader, finding, behind.known_durable)),
         };
         let (Some(chain), Some(metadata)) = (reader.chain, self.metadata.take()) else {
-            let place = Place { file: &reader.path, offset: 0 };
+            let place = Place { file: &reader.path, segment: reader.name, offset: 0 };
             return Err(place.malformed("a segment without metadata"));
         };
         let (end, file_len, closed) = (reader.offset, reader.file_len(), self.closed);
@@ -111,7 +113,7 @@ impl Walk<'_> {
     }
 
     fn batch(&mut self, reader: &SegmentReader, offset: u64) -> Result<()> {
-        let place = Place { file: &reader.path, offset };
+        let place = Place { file: &reader.path, segment: reader.name, offset };
         let mut bytes = reader.records();
         let mut first = true;
         while let Some(record) = record::next_record(&mut bytes) {
@@ -141,7 +143,7 @@ impl Walk<'_> {
     }
 }
 
-fn bad_record(place: Place<'_>, bad: BadRecord) -> Error {
+pub(crate) fn bad_record(place: Place<'_>, bad: BadRecord) -> Error {
     match bad {
         BadRecord::UnknownKind(kind) => {
             Error::UnknownRecord { file: place.file.to_owned(), offset: place.offset, kind }
@@ -154,7 +156,7 @@ fn torn_tail(reader: &SegmentReader, finding: Finding, behind: Behind) -> TornTa
     TornTail { file: reader.path.clone(), offset: reader.offset, end: behind.end, finding, copy: None }
 }
 
-fn corrupt(reader: &SegmentReader, finding: Finding, known_durable: Option<u64>) -> Error {
+pub(crate) fn corrupt(reader: &SegmentReader, finding: Finding, known_durable: Option<u64>) -> Error {
     Error::Corrupt { file: reader.path.clone(), offset: reader.offset, finding, known_durable }
 }
 
@@ -164,7 +166,7 @@ fn read_link(disk: &Disk, dir: &Path, segment: SegmentName) -> Result<u64> {
     if let Next::Finding(finding, behind) = reader.next()? {
         return Err(corrupt(&reader, finding, behind.known_durable));
     }
-    let place = Place { file: &reader.path, offset: 0 };
+    let place = Place { file: &reader.path, segment: reader.name, offset: 0 };
     match record::next_record(&mut reader.records()) {
         Some(Ok(Record::Link { previous_end })) => Ok(previous_end),
         Some(Err(bad)) => Err(bad_record(place, bad)),
@@ -192,7 +194,7 @@ pub(crate) fn replay(
     segments: &[SegmentName],
     at: SnapshotRecord,
     payloads: bool,
-) -> Result<(Replay, Tail)> {
+) -> Result<(Replay, Tail, Index)> {
     let Some(start) = segment_for(segments, at.index) else {
         return Err(match segments.is_empty() {
             true => Error::Absent { dir: dir.to_owned() },
@@ -213,7 +215,8 @@ pub(crate) fn replay(
         return Err(Error::CommitBeyondLog { dir: dir.to_owned(), commit, last });
     }
     let (metadata, torn) = (tail.metadata.clone(), tail.torn.clone());
-    Ok((Replay { metadata, hard_state: log.hard_state, entries: log.entries, torn }, tail))
+    log.index.durable(tail.end);
+    Ok((Replay { metadata, hard_state: log.hard_state, entries: log.entries, torn }, tail, log.index))
 }
 
 fn not_recorded(dir: &Path, at: SnapshotRecord) -> Error {
@@ -235,6 +238,8 @@ struct Log {
     /// The term of the entry at the snapshot's index, while the log holds one.
     boundary: Option<u64>,
     found: bool,
+    /// Where the entries lie.
+    index: Index,
 }
 
 impl Log {
@@ -262,11 +267,16 @@ impl Log {
                 }
                 Ok(())
             }
-            Record::Link { .. } | Record::Metadata(_) | Record::Close => Ok(()),
+            Record::Link { previous_end } => {
+                self.index.next_segment(place.segment, previous_end);
+                Ok(())
+            }
+            Record::Metadata(_) | Record::Close => Ok(()),
         }
     }
 
     fn entry(&mut self, place: Place<'_>, entry: Entry) -> Result<()> {
+        self.index.batch(place.segment.seq, place.offset, entry.index, entry.index);
         let Some(position) = entry.index.checked_sub(self.at.index + 1) else {
             self.entries.clear();
             self.boundary = (entry.index == self.at.index).then_some(entry.term);
@@ -281,6 +291,26 @@ impl Log {
         self.entries.push(entry);
         Ok(())
     }
+}
+
+/// Where the entries of a whole log lie.
+pub(crate) fn index(disk: &Disk, dir: &Path) -> Result<Index> {
+    let segments = segments(disk, dir)?;
+    let mut index = Index::default();
+    let mut decoder = EntryDecoder::default();
+    let tail = walk(disk, dir, &segments, &mut |place, record| {
+        match record {
+            Record::Link { previous_end } => index.next_segment(place.segment, previous_end),
+            Record::Entry(body) => {
+                let entry = decoder.decode(body).map_err(|e| place.malformed(e))?.index;
+                index.batch(place.segment.seq, place.offset, entry, entry);
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    index.durable(tail.end);
+    Ok(index)
 }
 
 /// The metadata in the head of the last segment.
@@ -340,7 +370,7 @@ pub struct Report {
 /// changing anything. If another process appends at the same time, a write that is under way may look torn.
 pub fn verify(disk: &Disk, dir: &Path, at: SnapshotRecord) -> Result<Report> {
     let segments = segments(disk, dir)?;
-    let (replay, tail) = replay(disk, dir, &segments, at, false)?;
+    let (replay, tail, _) = replay(disk, dir, &segments, at, false)?;
     let last = replay.entries.last();
     Ok(Report {
         metadata: replay.metadata,

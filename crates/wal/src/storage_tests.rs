@@ -186,3 +186,210 @@ fn compaction_can_keep_some_bytes_before_its_index() {
         assert_eq!(log.first_index(), first, "to {index}, keeping {keep}");
     }
 }
+
+/// Entries 1 to `last` of 100 bytes, of a new term every ten, with a snapshot at 0.
+fn long_log(last: u64) -> LogStorage {
+    let entries: Vec<Entry> = (1..=last).map(|index| entry(index, 1 + index / 10, &[7; 100])).collect();
+    LogStorage::new(SnapshotMetadata::default(), HardState::default(), entries)
+}
+
+fn in_memory(entries: u64) -> u64 {
+    entries * (100 + size_of::<Entry>() as u64)
+}
+
+fn ask(log: &LogStorage, low: u64, high: u64) -> Result<Vec<Entry>, StorageError> {
+    log.entries(low, high, 1000, GetEntriesContext::empty(true)).map_err(|error| match error {
+        Error::Store(error) => error,
+        other => panic!("{other}"),
+    })
+}
+
+/// What a reader finds for a fetch, if nothing of the log has changed.
+fn read_back(fetch: Fetch, until: u64) -> ReadBack {
+    ReadBack::Entries((fetch.low..until).map(|index| entry(index, 1 + index / 10, &[7; 100])).collect())
+}
+
+#[test]
+fn entries_go_from_memory_while_they_take_more_than_they_may() {
+    for (cache, front) in
+        [(in_memory(20), 1), (in_memory(20) - 1, 2), (in_memory(19), 2), (in_memory(19) - 1, 3), (0, 20)]
+    {
+        let mut log = long_log(20);
+        log.set_cache_bytes(cache);
+        log.evict(20);
+        assert_eq!(log.first_in_memory(), front, "{cache} bytes");
+        assert_eq!(log.bytes(), (21 - front) * 100);
+        assert_eq!((log.first_index(), log.last_index()), (1, 20));
+    }
+    // Not beyond what is applied and durable.
+    for (upto, front) in [(0, 1), (9, 10), (10, 11), (11, 12), (19, 20), (20, 20), (99, 20)] {
+        let mut log = long_log(20);
+        log.set_cache_bytes(0);
+        log.evict(upto);
+        assert_eq!(log.first_in_memory(), front, "up to {upto}");
+        for index in 0..=20 {
+            assert_eq!(term(&log, index), Ok(if index == 0 { 0 } else { 1 + index / 10 }));
+        }
+        assert_eq!(term(&log, 21), Err(StorageError::Unavailable));
+    }
+}
+
+#[test]
+fn what_went_from_memory_is_asked_for_and_then_found() {
+    let mut log = long_log(40);
+    log.set_cache_bytes(in_memory(10));
+    log.evict(40);
+    assert_eq!(log.first_in_memory(), 31);
+    assert_eq!(ask(&log, 31, 41).unwrap().len(), 7, "from memory, as many as fit");
+    assert_eq!(log.next_fetch(), None);
+    let at_once = log.entries(30, 41, 1000, GetEntriesContext::empty(false)).unwrap_err();
+    assert_eq!(at_once, Error::Store(StorageError::Unavailable), "raft would not come back for it");
+
+    assert_eq!(ask(&log, 5, 41), Err(StorageError::LogTemporarilyUnavailable));
+    let fetch = log.next_fetch().unwrap();
+    assert_eq!((fetch.low, fetch.high, fetch.max_bytes), (5, 31, FETCH_LEAST));
+    assert_eq!(log.next_fetch(), None);
+    assert_eq!(log.fetched(fetch, read_back(fetch, 31)).unwrap().len(), 1);
+    assert_eq!(log.bytes(), 3600, "what was read back counts");
+    let indexes = |entries: Vec<Entry>| entries.iter().map(|entry| entry.index).collect::<Vec<_>>();
+    assert_eq!(ask(&log, 5, 41).map(indexes), Ok((5..12).collect()));
+    assert_eq!(ask(&log, 26, 41).map(indexes), Ok((26..31).collect()), "to its end");
+    assert_eq!(ask(&log, 26, 41), Err(StorageError::LogTemporarilyUnavailable));
+    assert_eq!(log.bytes(), 1000);
+    let fetch = log.next_fetch().unwrap();
+    log.forget_fetches();
+    assert_eq!(log.fetched(fetch, read_back(fetch, 31)).unwrap().len(), 0);
+    assert_eq!(log.bytes(), 1000, "nobody waits for it");
+}
+
+#[test]
+fn a_fetch_reads_an_eighth_of_the_cache_within_bounds() {
+    for (cache, bytes) in [
+        (0, FETCH_LEAST),
+        (8 * FETCH_LEAST - 8, FETCH_LEAST),
+        (8 * FETCH_LEAST + 8, FETCH_LEAST + 1),
+        (8 * FETCH_MOST, FETCH_MOST),
+        (u64::MAX, FETCH_MOST),
+    ] {
+        let mut log = long_log(3);
+        log.set_cache_bytes(0);
+        log.evict(3);
+        log.set_cache_bytes(cache);
+        assert!(ask(&log, 1, 4).is_err());
+        assert_eq!(log.next_fetch().unwrap().max_bytes, bytes);
+    }
+}
+
+fn fetching(low: u64) -> (LogStorage, Fetch) {
+    let mut log = long_log(40);
+    log.set_cache_bytes(0);
+    log.evict(30);
+    assert!(ask(&log, low, 41).is_err());
+    let fetch = log.next_fetch().unwrap();
+    (log, fetch)
+}
+
+#[test]
+fn an_answer_that_the_log_has_moved_past_is_dropped() {
+    // Compacted, wholly and in part.
+    for (to, first) in [(24, None), (19, None), (20, None), (15, Some(16)), (14, Some(15))] {
+        let (mut log, fetch) = fetching(15);
+        log.set_snapshot(metadata(to, 1 + to / 10, &[1], &[]));
+        log.compact(to);
+        assert_eq!(log.fetched(fetch, read_back(fetch, 20)).unwrap().len(), 1);
+        let asked = ask(&log, to + 1, 41);
+        match first {
+            Some(15) => assert_eq!(asked.unwrap()[0].index, 15),
+            _ => assert_eq!(asked, Err(StorageError::LogTemporarilyUnavailable), "{to}"),
+        }
+        assert_eq!(ask(&log, to, 41), Err(StorageError::Compacted));
+    }
+    // Its segment was released.
+    let (mut log, fetch) = fetching(15);
+    log.set_snapshot(metadata(22, 3, &[1], &[]));
+    assert_eq!(log.fetched(fetch, ReadBack::Gone { first_index: 21 }).unwrap().len(), 1);
+    assert_eq!((log.first_index(), ask(&log, 15, 41)), (21, Err(StorageError::Compacted)));
+    // Replaced by the leader's snapshot.
+    let (mut log, fetch) = fetching(15);
+    log.install(metadata(100, 9, &[1], &[]));
+    assert_eq!(log.fetched(fetch, read_back(fetch, 31)).unwrap().len(), 0);
+    assert_eq!((log.first_index(), log.last_index(), log.bytes()), (101, 100, 0));
+    assert_eq!(term(&log, 100), Ok(9));
+}
+
+#[test]
+fn an_overwritten_tail_takes_what_was_read_back_with_it() {
+    // raft never replaces what is applied; the log does not rely on it.
+    let (mut log, fetch) = fetching(15);
+    assert_eq!(log.fetched(fetch, read_back(fetch, 25)).unwrap().len(), 1);
+    log.append(&[entry(20, 9, b"new"), entry(21, 9, b"er")]);
+    assert_eq!((log.first_in_memory(), log.last_index(), log.bytes()), (20, 21, 5));
+    assert_eq!(
+        (term(&log, 19), term(&log, 20), term(&log, 22)),
+        (Ok(2), Ok(9), Err(StorageError::Unavailable))
+    );
+    assert_eq!(ask(&log, 15, 22), Err(StorageError::LogTemporarilyUnavailable));
+    let second = log.next_fetch().unwrap();
+    assert_eq!((second.low, second.high), (15, 20));
+    // While it is read, more is overwritten: only what has the term that it has now counts.
+    log.append(&[entry(18, 10, b"newest")]);
+    assert_eq!(log.fetched(second, read_back(second, 20)).unwrap().len(), 1);
+    assert_eq!(ask(&log, 15, 19).unwrap().len(), 3);
+    // All of it.
+    assert!(ask(&log, 15, 19).is_err());
+    let third = log.next_fetch().unwrap();
+    log.append(&[entry(15, 11, b"")]);
+    assert_eq!(log.fetched(third, read_back(third, 18)).unwrap().len(), 1);
+    assert_eq!(ask(&log, 15, 16).unwrap()[0].term, 11);
+}
+
+#[test]
+fn a_log_whose_files_do_not_have_an_entry_says_so() {
+    for answer in [
+        ReadBack::Entries(Vec::new()),
+        ReadBack::Entries(vec![entry(15, 1, b"of another term")]),
+        ReadBack::Entries(vec![entry(16, 2, b"not the first")]),
+        ReadBack::Gone { first_index: 21 },
+    ] {
+        let (mut log, fetch) = fetching(15);
+        let error = log.fetched(fetch, answer).unwrap_err();
+        assert!(matches!(error, crate::Error::NotInLog { index: 15, term: 2 }), "{error}");
+    }
+}
+
+#[test]
+fn compaction_reaches_over_what_went_from_memory() {
+    let mut log = long_log(40);
+    log.set_cache_bytes(0);
+    log.evict(30);
+    log.set_snapshot(metadata(35, 4, &[1], &[]));
+    log.compact(12);
+    assert_eq!((log.first_index(), log.first_in_memory(), term(&log, 12)), (13, 31, Ok(2)));
+    assert_eq!(term(&log, 13), Ok(2));
+    log.compact(33);
+    assert_eq!((log.first_index(), log.first_in_memory(), log.bytes()), (34, 34, 700));
+    log.compact(35);
+    log.append(&[entry(41, 5, b"")]);
+    assert_eq!((term(&log, 35), term(&log, 36), term(&log, 41)), (Ok(4), Ok(4), Ok(5)));
+
+    // Parts of at least 64 KiB: here ten entries each.
+    static LONG: [u8; 7000] = [1; 7000];
+    let entries: Vec<Entry> = (1..=45).map(|index| entry(index, 1, &LONG)).collect();
+    for (keep, first) in [
+        (0, 41),
+        (34_999, 37),
+        (35_000, 36),
+        (69_999, 36),
+        (70_000, 31),
+        (139_999, 31),
+        (140_000, 21),
+        (280_000, 1),
+    ] {
+        let mut log = LogStorage::new(SnapshotMetadata::default(), HardState::default(), entries.clone());
+        log.set_snapshot(metadata(45, 1, &[1], &[]));
+        log.set_cache_bytes(0);
+        log.evict(35);
+        log.compact_keeping(40, keep);
+        assert_eq!(log.first_index(), first, "keeping {keep}");
+    }
+}

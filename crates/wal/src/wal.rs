@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use kvd_raftpb::codec;
@@ -15,6 +15,8 @@ use raft::eraftpb::{Entry, HardState};
 use crate::encoder::Batch;
 use crate::error::{Context, Error, Result};
 use crate::format::{MAX_BATCH, RECORD_HEAD};
+use crate::index::Index;
+use crate::log_reader::LogReader;
 use crate::names::{self, LOCK, SegmentName, TEMPORARY, segment_for};
 use crate::prepare::{self, Preparer};
 use crate::record::{self, SnapshotRecord};
@@ -72,6 +74,10 @@ pub struct Wal {
     /// The hard state and the last index that are on disk: what the head of the next segment may say.
     written: (HardState, u64),
     appended: u64,
+    /// Where entries lie, for readers.
+    index: Arc<Mutex<Index>>,
+    /// The first and the last entry in the batch.
+    staged: Option<(u64, u64)>,
     stopped: Option<Arc<Error>>,
     _lock: Box<dyn Lock>,
 }
@@ -150,6 +156,8 @@ impl Wal {
         sync_parent(disk, dir)?;
 
         let preparer = Preparer::new(disk.clone(), dir.to_owned(), segment_bytes, options.prepare_ahead)?;
+        let mut index = Index::default();
+        index.segment(segment, offset);
         Ok(Wal {
             disk: disk.clone(),
             dir: dir.to_owned(),
@@ -164,6 +172,8 @@ impl Wal {
             last_index: snapshot.index,
             written: (hard_state, snapshot.index),
             appended: offset,
+            index: Arc::new(Mutex::new(index)),
+            staged: None,
             stopped: None,
             _lock: lock,
         })
@@ -201,7 +211,7 @@ impl Wal {
         }
         let lock = lock(&disk, dir)?;
         let segments = names::segments(&disk, dir)?;
-        let (mut replay, tail) = recover::replay(&disk, dir, &segments, at, true)?;
+        let (mut replay, tail, index) = recover::replay(&disk, dir, &segments, at, true)?;
         repair::remove_temporary(&disk, dir)?;
         if let Some(torn) = &mut replay.torn {
             repair::cut(&disk, dir, tail.segment, torn)?;
@@ -224,6 +234,8 @@ impl Wal {
             last_index,
             written: (replay.hard_state.clone(), last_index),
             appended: 0,
+            index: Arc::new(Mutex::new(index)),
+            staged: None,
             stopped: None,
             _lock: lock,
         };
@@ -246,7 +258,7 @@ impl Wal {
     }
 
     /// Appends several saves, in order, in one durable write: after a crash all of it is there or nothing. As
-    /// [`Wal::save`] for each of them.
+    /// [`Wal::save`] for each of them; entries that a later save of the group replaces are not written.
     pub fn save_group(&mut self, saves: &[Save<'_>]) -> Result<()> {
         self.running()?;
         let mut total = 0u64;
@@ -266,8 +278,10 @@ impl Wal {
         if total > MAX_BATCH as u64 {
             return Err(Error::TooLarge { len: total, limit: MAX_BATCH as u64 });
         }
-        for save in saves {
-            self.stage(save);
+        for (save, later) in saves.iter().zip(1..) {
+            let replaced =
+                saves[later..].iter().filter_map(|save| save.entries.first()).map(|entry| entry.index);
+            self.stage(save, replaced.min().unwrap_or(u64::MAX));
         }
         if must_write { self.flush() } else { Ok(()) }
     }
@@ -290,6 +304,10 @@ impl Wal {
     pub fn release_to(&mut self, index: u64) -> Result<()> {
         self.running()?;
         let keep_from = segment_for(self.segments.make_contiguous(), index).unwrap_or(0);
+        if let Some(first) = self.segments.get(keep_from) {
+            // Before the files go: a reader that misses one finds here that it was released.
+            lock_index(&self.index).release_before(first.seq);
+        }
         for _ in 0..keep_from {
             let Some(segment) = self.segments.pop_front() else { break };
             let path = segment.path(&self.dir);
@@ -308,6 +326,11 @@ impl Wal {
         self.stage_hard_state();
         self.batch.push(record::CLOSE, &[]);
         self.flush()
+    }
+
+    /// A reader of the entries that are durable, while this goes on appending.
+    pub fn reader(&self) -> LogReader {
+        LogReader::new(self.disk.clone(), self.dir.clone(), self.index.clone())
     }
 
     /// Bytes appended since the log was opened.
@@ -339,14 +362,14 @@ impl Wal {
         result
     }
 
-    /// Puts a save's records into the batch: snapshot, entries, hard state.
-    fn stage(&mut self, save: &Save<'_>) {
+    /// Puts a save's records into the batch: snapshot, entries below `replaced`, hard state.
+    fn stage(&mut self, save: &Save<'_>, replaced: u64) {
         if let Some(snapshot) = save.snapshot {
             self.stage_hard_state();
             self.batch.push(record::SNAPSHOT, &record::encode_snapshot(snapshot));
             self.last_index = self.last_index.max(snapshot.index);
         }
-        for entry in save.entries {
+        for entry in save.entries.iter().take_while(|entry| entry.index < replaced) {
             assert!(
                 entry.index > 0 && entry.index <= self.last_index + 1,
                 "entry {} saved to a log that ends at {}",
@@ -355,6 +378,7 @@ impl Wal {
             );
             self.batch.push_entry(entry);
             self.last_index = entry.index;
+            self.staged = Some((self.staged.map_or(entry.index, |(first, _)| first), entry.index));
         }
         if let Some(state) = save.hard_state
             && *state != self.hard_state
@@ -399,6 +423,11 @@ impl Wal {
         *offset += len;
         self.chain = chain;
         self.appended += len;
+        let mut index = lock_index(&self.index);
+        if let Some((first, last)) = self.staged.take() {
+            index.batch(*seq, *offset - len, first, last);
+        }
+        index.durable(*offset);
         Ok(())
     }
 
@@ -419,11 +448,17 @@ impl Wal {
         self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
 
         self.segments.push_back(name);
+        lock_index(&self.index).segment(name, head_len);
         self.tail = Segment { path, seq: name.seq, file, len: prepared.len, offset: head_len };
         self.chain = chain;
         self.appended += head_len;
         Ok(())
     }
+}
+
+/// Nothing panics half-way through a change of the index.
+pub(crate) fn lock_index(index: &Mutex<Index>) -> MutexGuard<'_, Index> {
+    index.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The head of a segment: a link to the one before, which ended at an offset, and whose log this is.

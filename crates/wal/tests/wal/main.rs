@@ -7,4 +7,5 @@ mod crash;
 mod damage;
 mod failures;
 mod golden;
+mod read_back;
 mod support;
