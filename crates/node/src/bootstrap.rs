@@ -242,7 +242,8 @@ impl Home {
             membership: state.membership.clone(),
         };
         let inbox = Arc::new(Inbox::new(config.limits.clone()));
-        let storage = LogStorage::new(snapshot.clone(), replay.hard_state, replay.entries);
+        let mut storage = LogStorage::new(snapshot.clone(), replay.hard_state, replay.entries);
+        storage.set_cache_bytes(config.log_cache_bytes);
         let core = Core::new(config, Beginning { storage, snapshot, state, boot }, &logger())?;
         Ok(Node {
             core,

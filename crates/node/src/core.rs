@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kvd_raftpb::node::{Batch, Membership};
 use kvd_raftpb::{codec, validate};
-use kvd_wal::LogStorage;
+use kvd_wal::{Fetch, LogStorage};
 use prost::Message as _;
 use raft::eraftpb::{
     ConfChangeType, ConfState, Entry, EntryType, HardState, Message, MessageType, SnapshotMetadata,
@@ -46,6 +46,10 @@ pub trait Outside<S: StateMachine> {
     /// Read back the snapshot that a `MsgSnapshot` names, which the transport has stored; answered by
     /// `Done::SnapshotLoaded` or `Done::SnapshotRejected`.
     fn load_snapshot(&mut self, message: Message);
+    /// Read entries back from the log ([`kvd_wal::LogReader::read`] with what the fetch says), beside its writer;
+    /// answered by `Done::Fetched`, or by a failure that ends the member: its log is damaged. No more than two are
+    /// under way at a time.
+    fn fetch_entries(&mut self, fetch: Fetch);
     /// Remove snapshot files, and then log segments, that nobody needs: `newest` is (term, index) of the newest
     /// snapshot on record.
     fn discard_older(&mut self, newest: (u64, u64));
@@ -100,6 +104,8 @@ pub struct Core<S: StateMachine> {
     pub(crate) watchdog: Watchdog,
     pub(crate) rejected_messages: u64,
     pub(crate) installed_snapshots: u64,
+    /// Fetches of entries that were no longer in memory.
+    pub(crate) readbacks: u64,
     pub(crate) leader_changes: u64,
 }
 
@@ -140,6 +146,7 @@ impl<S: StateMachine> Core<S> {
             watchdog: Watchdog::default(),
             rejected_messages: 0,
             installed_snapshots: 0,
+            readbacks: 0,
             leader_changes: 0,
             raw,
             config,
@@ -212,6 +219,7 @@ impl<S: StateMachine> Core<S> {
             }
             Done::SnapshotLoaded { message, restored } => self.step_snapshot(*message, restored, out)?,
             Done::SnapshotRejected => self.loading = false,
+            Done::Fetched { fetch, answer } => self.fetched(fetch, answer)?,
             Done::Failed(fatal) => return Err(fatal),
         }
         Ok(())

@@ -22,6 +22,7 @@ pub use crate::ready::Write;
 pub use crate::replicated::{Frozen, Restored};
 pub use crate::run::Attended;
 pub use crate::threads::{SNAPSHOTS_KEPT, load};
+pub use kvd_wal::{Fetch, LogReader, ReadBack};
 
 /// What a [`Node`] consists of.
 pub struct Parts<S: StateMachine> {

@@ -54,6 +54,13 @@ pub enum Done<R> {
     },
     /// It could not be; the leader will send another.
     SnapshotRejected,
+    /// Entries were read back from the log.
+    Fetched {
+        /// What was asked for.
+        fetch: kvd_wal::Fetch,
+        /// What the log's reader found.
+        answer: kvd_wal::ReadBack,
+    },
     /// Something that ends the member.
     Failed(Fatal),
 }

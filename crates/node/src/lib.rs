@@ -24,6 +24,7 @@
 //! 3. [`Node::handle`] goes to the transport (it is a [`kvd_raftpb::peers::PeerHandler`]) and to the callers.
 //! 4. [`Node::run`] until it ends: by [`Handle::shutdown`], by removal from the cluster, or by a [`Fatal`] error.
 
+mod backlog;
 mod bootstrap;
 mod changes;
 mod compaction;

@@ -26,6 +26,7 @@ pub struct Metrics {
     snapshot_index: UGauge,
     log_bytes: UGauge,
     snapshots_installed: Counter,
+    log_readbacks: Counter,
     peers_lagging: UGauge,
     messages_dropped: Counter,
     messages_rejected: Counter,
@@ -44,6 +45,7 @@ pub(crate) struct Turn {
     pub(crate) dropped: u64,
     pub(crate) rejected: u64,
     pub(crate) installed: u64,
+    pub(crate) readbacks: u64,
     pub(crate) leader_changes: u64,
 }
 
@@ -62,6 +64,7 @@ impl Default for Metrics {
             snapshot_index: UGauge::default(),
             log_bytes: UGauge::default(),
             snapshots_installed: Counter::default(),
+            log_readbacks: Counter::default(),
             peers_lagging: UGauge::default(),
             messages_dropped: Counter::default(),
             messages_rejected: Counter::default(),
@@ -127,6 +130,11 @@ impl Metrics {
             m.log_bytes,
         );
         to.register(
+            "kvd_log_readbacks",
+            "Reads of log entries, no longer in memory, for followers that lag",
+            m.log_readbacks,
+        );
+        to.register(
             "kvd_snapshots_installed",
             "Snapshots of a leader that took the state's place",
             m.snapshots_installed,
@@ -151,6 +159,7 @@ impl Metrics {
         self.snapshot_index.set(status.snapshot);
         self.log_bytes.set(turn.log_bytes);
         self.snapshots_installed.inc_by(turn.installed);
+        self.log_readbacks.inc_by(turn.readbacks);
         self.peers_lagging.set(turn.lagging as u64);
         self.messages_dropped.inc_by(turn.dropped);
         self.messages_rejected.inc_by(turn.rejected);

@@ -17,6 +17,9 @@
 //! content they may repeat, and its commit index travels with the next write. The form has no LightReady: a commit
 //! index that moves later is in the hard state of the next Ready. So what a snapshot record needs is always there:
 //! each write carries the newest hard state, and a record is written after the commit that covers it.
+//!
+//! After a drain, outside of this order: what raft wants of entries that are no longer in memory is **read back**, and
+//! what is durable and applied leaves memory (`backlog.rs`). Nothing of the order depends on either.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -118,6 +121,7 @@ impl<S: StateMachine> Core<S> {
             }
             self.handle_ready(out)?;
         }
+        self.mind_the_backlog(out);
         self.snapshot_if_due(out)
     }
 

@@ -151,6 +151,7 @@ async fn turns<S: StateMachine>(
             dropped,
             rejected: std::mem::take(&mut core.rejected_messages),
             installed: std::mem::take(&mut core.installed_snapshots),
+            readbacks: std::mem::take(&mut core.readbacks),
             leader_changes: std::mem::take(&mut core.leader_changes),
         };
         metrics.show(&status, turn);

@@ -5,11 +5,11 @@ use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvd_raftpb::peers::Peers;
 use kvd_snap::Snapshotter;
-use kvd_wal::{SnapshotRecord, Wal};
+use kvd_wal::{Fetch, LogReader, SnapshotRecord, Wal};
 use raft::eraftpb::{Message, SnapshotMetadata};
 
 use crate::core::Outside;
@@ -27,6 +27,9 @@ pub const SNAPSHOTS_KEPT: usize = 2;
 
 /// Writes share a sync until they hold this many bytes of payload.
 const MAX_GROUP_BYTES: usize = 16 << 20;
+
+/// After so long without work the log's reader closes its file, whose segment may have been deleted.
+const READER_REST: Duration = Duration::from_secs(5);
 
 enum Job {
     Write(Write),
@@ -63,6 +66,9 @@ pub(crate) struct Threads<S: StateMachine> {
     log: JoinHandle<()>,
     /// Set when the member stops: a snapshot that is being written is given up.
     stopping: Arc<AtomicBool>,
+    reader: LogReader,
+    /// The queue of the thread that reads the log back, once there was something to read.
+    fetches: Option<mpsc::Sender<Fetch>>,
     /// One for each file operation that is under way.
     helpers: BTreeMap<&'static str, JoinHandle<()>>,
 }
@@ -78,6 +84,7 @@ impl<S: StateMachine> Threads<S> {
         metrics: Metrics,
     ) -> Result<Self, Fatal> {
         let (sender, receiver) = mpsc::channel();
+        let reader = wal.reader();
         let log = {
             let metrics = metrics.clone();
             spawn("kvd-wal", inbox.clone(), move |inbox| {
@@ -96,6 +103,8 @@ impl<S: StateMachine> Threads<S> {
             metrics,
             jobs,
             log,
+            reader,
+            fetches: None,
             stopping: Arc::default(),
             helpers: BTreeMap::new(),
         })
@@ -107,6 +116,7 @@ impl<S: StateMachine> Threads<S> {
         self.stopping.store(true, Ordering::Relaxed);
         self.jobs.put(Job::Close(hard_state));
         drop(self.jobs);
+        drop(self.fetches);
         for (name, helper) in self.helpers {
             helper.join().map_err(|_| Fatal::Panicked(name))?;
         }
@@ -219,6 +229,19 @@ impl<S: StateMachine> Outside<S> for Threads<S> {
         });
     }
 
+    fn fetch_entries(&mut self, fetch: Fetch) {
+        if self.fetches.is_none() {
+            let (sender, fetches) = mpsc::channel();
+            let (reader, inbox) = (self.reader.clone(), self.inbox.clone());
+            self.help("kvd-wal-read", move || read_thread(reader, &fetches, &inbox));
+            self.fetches = Some(sender);
+        }
+        if let Some(fetches) = &self.fetches {
+            // As with the log's thread: it ends early only after it has told the loop why.
+            let _ = fetches.send(fetch);
+        }
+    }
+
     fn discard_older(&mut self, newest: (u64, u64)) {
         // Removing large files takes time. What the last one leaves, the next one takes.
         if self.helpers.get("kvd-discard").is_some_and(|last| !last.is_finished()) {
@@ -264,6 +287,29 @@ pub fn load<S: StateMachine>(
         return Err(Fatal::Restore { term, index, source });
     }
     Ok(restored)
+}
+
+/// Reads entries back for as long as somebody may ask.
+fn read_thread<R: Send>(
+    mut reader: LogReader,
+    fetches: &mpsc::Receiver<Fetch>,
+    inbox: &Inbox<R>,
+) -> Result<(), Fatal> {
+    loop {
+        let fetch = match fetches.recv_timeout(READER_REST) {
+            Ok(fetch) => fetch,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                reader.rest();
+                match fetches.recv() {
+                    Ok(fetch) => fetch,
+                    Err(mpsc::RecvError) => return Ok(()),
+                }
+            }
+        };
+        let answer = reader.read(fetch.low, fetch.high, fetch.max_bytes)?;
+        inbox.done(Done::Fetched { fetch, answer });
+    }
 }
 
 /// Writes what the loop hands over: everything that waits goes out in one group, with one sync.

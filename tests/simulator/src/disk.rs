@@ -149,6 +149,7 @@ impl World {
                 1
             }
             Helper::Discard(_) => 2,
+            Helper::Fetch(_) => 3,
         };
         let delay = 3 * self.disk_delay(m);
         let Some(run) = &mut self.members[m].running else { return };
@@ -206,6 +207,13 @@ impl World {
                     }
                 }
             }
+            Helper::Fetch(fetch) => match run.reader.read(fetch.low, fetch.high, fetch.max_bytes) {
+                Ok(answer) => {
+                    self.count("entries read back");
+                    Done::Fetched { fetch, answer }
+                }
+                Err(error) => Done::Failed(error.into()),
+            },
             Helper::Discard(newest) => {
                 match run.snapshotter.retain_up_to(kvd_node::driver::SNAPSHOTS_KEPT, newest) {
                     Ok(left) => {

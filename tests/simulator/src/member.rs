@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvd_kvstore::{Service, Shared};
-use kvd_node::driver::{Attended, Core, Frozen, Outside, Parts, Restored, Write};
+use kvd_node::driver::{Attended, Core, Fetch, Frozen, LogReader, Outside, Parts, Restored, Write};
 use kvd_node::{Config, Error, Exit, Fatal, Handle, Home, Membership, Start, StateMachine};
 use kvd_raftpb::peers::PeerHandler as _;
 use kvd_snap::Snapshotter;
@@ -55,6 +55,7 @@ pub(crate) enum Helper {
     Save(SnapshotMetadata, View),
     Load(Message),
     Discard((u64, u64)),
+    Fetch(Fetch),
 }
 
 pub(crate) enum Job {
@@ -69,6 +70,7 @@ pub(crate) struct Running {
     pub(crate) handle: Handle,
     pub(crate) store: Shared,
     pub(crate) wal: Wal,
+    pub(crate) reader: LogReader,
     pub(crate) snapshotter: Snapshotter,
     pub(crate) log: VecDeque<Job>,
     pub(crate) helpers: BTreeMap<u64, Helper>,
@@ -76,7 +78,7 @@ pub(crate) struct Running {
     pub(crate) shadow: Shadow,
     pub(crate) next_helper: u64,
     /// When the last operation of each kind ends: there is one at a time.
-    pub(crate) helper_ends: [Micros; 3],
+    pub(crate) helper_ends: [Micros; 4],
     pub(crate) log_busy: bool,
     turn_due: bool,
     tick_due: bool,
@@ -124,6 +126,9 @@ impl Outside<Machine> for Effects {
     }
     fn load_snapshot(&mut self, message: Message) {
         self.0.push(Effect::Help(Helper::Load(message)));
+    }
+    fn fetch_entries(&mut self, fetch: Fetch) {
+        self.0.push(Effect::Help(Helper::Fetch(fetch)));
     }
     fn discard_older(&mut self, newest: (u64, u64)) {
         self.0.push(Effect::Help(Helper::Discard(newest)));
@@ -180,6 +185,7 @@ impl World {
         let config = Config {
             snapshot_bytes: self.plan.snapshot_bytes,
             catch_up_bytes: self.plan.catch_up_bytes,
+            log_cache_bytes: self.plan.log_cache_bytes,
             segment_bytes: self.plan.segment_bytes,
             prepare_segments_ahead: false,
             election_seed: Some(member.election_seed),
@@ -224,12 +230,13 @@ impl World {
             inbox,
             handle,
             store,
+            reader: wal.reader(),
             wal,
             snapshotter,
             log: VecDeque::new(),
             helpers: BTreeMap::new(),
             next_helper: 0,
-            helper_ends: [0; 3],
+            helper_ends: [0; 4],
             log_busy: false,
             turn_due: false,
             tick_due: false,

@@ -98,6 +98,8 @@ pub struct Plan {
     pub snapshot_bytes: u64,
     /// See `kvd_node::Config::catch_up_bytes`.
     pub catch_up_bytes: u64,
+    /// See `kvd_node::Config::log_cache_bytes`.
+    pub log_cache_bytes: u64,
     /// See `kvd_node::Config::segment_bytes`.
     pub segment_bytes: u64,
     /// How long there are faults and clients.
@@ -130,6 +132,7 @@ impl Plan {
             duration: rng.within(10..40) * SECOND,
             calm: rng.pick(&[300, 1000, 3000]) * MS,
             faults,
+            log_cache_bytes: rng.pick(&[0, 0, 2000, 10_000, 32 << 20]),
         }
     }
 }

@@ -6,6 +6,7 @@
 // Helpers of tests are tests; clippy's exception knows only functions marked so.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod backlog;
 mod cluster;
 mod common;
 mod golden;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use kvd_node::driver::{Attended, Core, Done, Frozen, Outside, Parts, Restored, Write, load};
+use kvd_node::driver::{
+    Attended, Core, Done, Fetch, Frozen, LogReader, Outside, Parts, Restored, Write, load,
+};
 use kvd_node::{Config, Exit, Fatal, Handle, Home, Membership, Start};
 use kvd_snap::Snapshotter;
 use kvd_vfs::{Lock, MemDisk};
@@ -27,6 +29,7 @@ pub(crate) struct Effects {
     pub(crate) writes: VecDeque<Write>,
     pub(crate) saves: VecDeque<(SnapshotMetadata, Frozen<journal::Frozen>)>,
     pub(crate) loads: VecDeque<Message>,
+    pub(crate) fetches: VecDeque<Fetch>,
     pub(crate) discard: Option<(u64, u64)>,
     pub(crate) membership: Option<Arc<Membership>>,
     pub(crate) lines: Vec<String>,
@@ -56,6 +59,11 @@ impl Outside<Journal> for Effects {
         self.loads.push_back(message);
     }
 
+    fn fetch_entries(&mut self, fetch: Fetch) {
+        self.lines.push(format!("read back from {} on", fetch.low));
+        self.fetches.push_back(fetch);
+    }
+
     fn discard_older(&mut self, newest: (u64, u64)) {
         self.lines.push(format!("discard what is older than {}@{}", newest.1, newest.0));
         self.discard = Some(newest);
@@ -75,6 +83,7 @@ pub(crate) struct Running {
     pub(crate) core: Core<Journal>,
     pub(crate) inbox: Attended<Restored<journal::Commands>>,
     pub(crate) wal: Wal,
+    pub(crate) reader: LogReader,
     pub(crate) snapshotter: Snapshotter,
     _lock: Box<dyn Lock>,
     pub(crate) effects: Effects,
@@ -86,6 +95,7 @@ pub(crate) struct Held {
     pub(crate) writes: bool,
     pub(crate) saves: bool,
     pub(crate) loads: bool,
+    pub(crate) fetches: bool,
 }
 
 pub(crate) struct Member {
@@ -114,7 +124,8 @@ fn open(
     let node = home.start(config.clone(), start, journal.clone())?;
     let handle = node.handle();
     let Parts { core, inbox, wal, snapshotter, lock } = node.into_parts();
-    Ok((handle, Running { core, inbox, wal, snapshotter, _lock: lock, effects: Effects::default() }))
+    let reader = wal.reader();
+    Ok((handle, Running { core, inbox, wal, reader, snapshotter, _lock: lock, effects: Effects::default() }))
 }
 
 impl Member {
@@ -202,7 +213,7 @@ impl Member {
     pub(crate) fn disk_step(&mut self) -> bool {
         let held = self.held;
         let Some(running) = self.running.as_mut() else { return false };
-        let Running { wal, snapshotter, inbox, effects, .. } = running;
+        let Running { wal, reader, snapshotter, inbox, effects, .. } = running;
         if !held.writes && !effects.writes.is_empty() {
             let write = effects.writes.pop_front().expect("there is one");
             effects.lines.push(format!("durable {}", write.seq));
@@ -233,6 +244,12 @@ impl Member {
             inbox.done(match load::<Journal>(snapshotter, metadata) {
                 Ok(restored) => Done::SnapshotLoaded { message: Box::new(message), restored },
                 Err(_) => Done::SnapshotRejected,
+            });
+        } else if !held.fetches && !effects.fetches.is_empty() {
+            let fetch = effects.fetches.pop_front().expect("there is one");
+            inbox.done(match reader.read(fetch.low, fetch.high, fetch.max_bytes) {
+                Ok(answer) => Done::Fetched { fetch, answer },
+                Err(error) => Done::Failed(error.into()),
             });
         } else if let Some(newest) = effects.discard.take() {
             let left = snapshotter.retain_up_to(kvd_node::driver::SNAPSHOTS_KEPT, newest).expect("discard");
