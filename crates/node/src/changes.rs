@@ -140,6 +140,17 @@ impl Changes {
         }
     }
 
+    /// This member learnt that it was removed, perhaps from others: whoever asked for that has what was asked for.
+    pub(crate) fn removed(&mut self, id: u64, index: u64) {
+        let asked =
+            |pending: &mut Pending| pending.kind == ConfChangeType::RemoveNode && pending.subject.id == id;
+        for pending in self.pending.extract_if(.., asked) {
+            if let Some(reply) = pending.reply {
+                let _ = reply.send(Ok(ChangeOutcome::Applied { index }));
+            }
+        }
+    }
+
     /// Answers what is overdue.
     pub(crate) fn expire(&mut self, now: Duration) {
         let maybe =

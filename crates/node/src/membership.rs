@@ -34,7 +34,7 @@ pub enum MembershipChange {
 pub enum ChangeOutcome {
     /// The list was changed by the entry at this index.
     Applied {
-        /// The raft index.
+        /// The raft index; for a member that learnt of its own removal from others, the last one that it applied.
         index: u64,
     },
     /// The list was so already.

@@ -82,7 +82,7 @@ impl<S: StateMachine> Replicated<S> {
     }
 }
 
-/// A frozen [`Replicated`].
+/// The replicated state (members, sessions, state machine), frozen.
 #[derive(Debug)]
 pub struct Frozen<V> {
     node: NodeState,
@@ -110,7 +110,7 @@ impl<V: View> Frozen<V> {
     }
 }
 
-/// A [`Replicated`] that was read back, not yet in place.
+/// The replicated state as it was read back, not yet in place.
 pub struct Restored<R> {
     pub(crate) membership: Membership,
     pub(crate) sessions: Sessions,

@@ -151,6 +151,7 @@ pub fn membership(members: &[(u64, Vec<String>)], removed: &[u64]) -> Membership
         peer_urls: urls.clone(),
         client_urls: vec![],
         learner: false,
+        boot: 0,
     };
     Membership {
         cluster_id: CLUSTER,
