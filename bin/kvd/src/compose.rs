@@ -29,7 +29,7 @@ use crate::metrics;
 use crate::peers::KnownPeers;
 
 /// How long one attempt to join lasts before the log says again what it waits for.
-const JOIN_ATTEMPT: Duration = Duration::from_secs(10);
+const JOIN_ATTEMPT: Duration = Duration::from_secs(3);
 
 /// How long a first member looks for others that may have known it.
 const WIPED_ATTEMPT: Duration = Duration::from_millis(250);
@@ -299,6 +299,8 @@ impl Member {
             }
         };
         self.asking.abort();
+        // It ends as it was told to, or has panicked, which then matters to nobody.
+        let _ = self.asking.await;
         self.transport.stop().await;
         Ok(ended??)
     }

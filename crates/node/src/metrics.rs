@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::event::Event;
 use crate::handle::{Role, Status};
 
 type UGauge = Gauge<u64, AtomicU64>;
@@ -27,6 +28,8 @@ pub struct Metrics {
     log_bytes: UGauge,
     snapshots_installed: Counter,
     log_readbacks: Counter,
+    disk_slow: Counter,
+    apply_behind: Counter,
     peers_lagging: UGauge,
     messages_dropped: Counter,
     messages_rejected: Counter,
@@ -65,6 +68,8 @@ impl Default for Metrics {
             log_bytes: UGauge::default(),
             snapshots_installed: Counter::default(),
             log_readbacks: Counter::default(),
+            disk_slow: Counter::default(),
+            apply_behind: Counter::default(),
             peers_lagging: UGauge::default(),
             messages_dropped: Counter::default(),
             messages_rejected: Counter::default(),
@@ -121,6 +126,8 @@ impl Metrics {
             m.snapshot_save_seconds,
         );
         to.register("kvd_raft_term", "raft's term", m.term);
+        to.register("kvd_disk_slow", "Writes to the log that took long", m.disk_slow);
+        to.register("kvd_apply_behind", "Times that apply fell behind", m.apply_behind);
         to.register("kvd_peers_lagging", "Followers of this leader that are far behind", m.peers_lagging);
         to.register("kvd_snapshot_index", "Index of the newest snapshot", m.snapshot_index);
         to.register_with_unit(
@@ -145,6 +152,15 @@ impl Metrics {
             m.messages_dropped,
         );
         to.register("kvd_peer_messages_rejected", "Messages of peers that were refused", m.messages_rejected);
+    }
+
+    /// Counts what has no series of another kind.
+    pub(crate) fn count(&self, event: &Event) {
+        match event {
+            Event::DiskSlow { .. } => _ = self.disk_slow.inc(),
+            Event::ApplyBehind { .. } => _ = self.apply_behind.inc(),
+            _ => {}
+        }
     }
 
     pub(crate) fn show(&self, status: &Status, turn: Turn) {

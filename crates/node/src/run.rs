@@ -73,8 +73,8 @@ impl<S: StateMachine> Node<S> {
         self.metrics.clone()
     }
 
-    /// Runs the member to its end. `ticks` yields the time since some fixed moment, once a tick; it is the only clock
-    /// that the member knows.
+    /// Runs the member to its end. `ticks` yields the time since about the beginning of the run, once a tick; it is the
+    /// only clock that the member knows.
     ///
     /// Dropping the future leaves the log as a crash would.
     ///
@@ -158,7 +158,9 @@ async fn turns<S: StateMachine>(
             leader_changes: std::mem::take(&mut core.leader_changes),
         };
         metrics.show(&status, turn);
-        show(&mut shown.lock().unwrap_or_else(PoisonError::into_inner), status, &core.take_events());
+        let events = core.take_events();
+        events.iter().for_each(|event| metrics.count(event));
+        show(&mut shown.lock().unwrap_or_else(PoisonError::into_inner), status, &events);
         if let Some(exit) = exit {
             return Ok(exit);
         }
