@@ -131,6 +131,22 @@ impl Member {
         self.child.is_some() && self.try_exit().is_none()
     }
 
+    /// Stops the process where it is, until [`Member::resume`]: it keeps its locks and changes nothing.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        let child = self.child.as_ref().expect("a running member");
+        let status = format!("/proc/{}/status", child.id());
+        crate::wait_until("a paused process has stopped", crate::PATIENCE, || {
+            let status = std::fs::read_to_string(&status).expect("a child has a status");
+            status.contains("\nState:\tT").then_some(())
+        });
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().unwrap_or_else(|| panic!("member {} does not run", self.id));
