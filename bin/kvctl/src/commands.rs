@@ -7,7 +7,7 @@ use crate::{Endpoint, Error};
 
 /// `put KEY VALUE`.
 pub(crate) async fn put(endpoints: &[Endpoint], key: &str, value: &[u8]) -> Result<(), Error> {
-    match ask(endpoints, "PUT", &encode_path(key), value).await? {
+    match ask(endpoints, "PUT", &format!("/v1/kv{}", encode_path(key)), value).await? {
         (_, 200..=299, _) => Ok(()),
         (endpoint, status, body) => Err(Error::Status { endpoint, status, body }),
     }
@@ -15,7 +15,7 @@ pub(crate) async fn put(endpoints: &[Endpoint], key: &str, value: &[u8]) -> Resu
 
 /// `get KEY`: the value as it is, without a line end of ours.
 pub(crate) async fn get(endpoints: &[Endpoint], key: &str, out: &mut dyn Write) -> Result<(), Error> {
-    match ask(endpoints, "GET", &encode_path(key), b"").await? {
+    match ask(endpoints, "GET", &format!("/v1/kv{}", encode_path(key)), b"").await? {
         (_, 200, value) => Ok(out.write_all(&value).and_then(|()| out.flush())?),
         (_, 404, _) => Err(Error::NoSuchKey(key.to_owned())),
         (endpoint, status, body) => Err(Error::Status { endpoint, status, body }),

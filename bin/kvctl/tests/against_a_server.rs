@@ -104,7 +104,10 @@ fn put_and_get_send_one_request_each() {
     let (result, out) = kvctl(&server.url, &["get", "a key"]);
     assert!(result.is_ok());
     assert_eq!(out, "a value");
-    let wanted = [("PUT /a%20key".to_owned(), b"a value".to_vec()), ("GET /a%20key".to_owned(), Vec::new())];
+    let wanted = [
+        ("PUT /v1/kv/a%20key".to_owned(), b"a value".to_vec()),
+        ("GET /v1/kv/a%20key".to_owned(), Vec::new()),
+    ];
     assert_eq!(server.seen(), wanted);
 }
 

@@ -69,8 +69,8 @@ pub enum Failure {
     },
     /// The directory of another cluster.
     #[error(
-        "{} belongs to member {} of cluster {:016x}, whose members are at {}, and --cluster names none of them; use that \
-         cluster's flags, or another --data-dir",
+        "{} belongs to member {} of cluster {:016x}, whose members are at {}, and --cluster is that of \
+         another one; use that cluster's flags, or another --data-dir",
         path.display(), known.identity.member_id, known.identity.cluster_id, urls(known)
     )]
     OtherCluster {
@@ -165,7 +165,7 @@ async fn listen(address: String) -> Result<TcpListener, Failure> {
 }
 
 /// A directory is this member's if the ids agree, and this cluster's if the flags describe the same first members, or
-/// name at least one member that the directory knows: addresses may have changed since.
+/// name a member that the directory knows: the list may have changed since.
 fn check_directory(settings: &Settings, known: &Known) -> Result<(), Failure> {
     let identity = &known.identity;
     if identity.member_id != settings.flags.id {
@@ -178,10 +178,17 @@ fn check_directory(settings: &Settings, known: &Known) -> Result<(), Failure> {
         }));
     }
     let named: Vec<String> = settings.cluster.iter().map(ToString::to_string).collect();
-    let knows_one = known.membership.as_ref().is_none_or(|list| {
-        list.members.iter().flat_map(|member| &member.peer_urls).any(|url| named.contains(url))
-    });
-    if kvd_node::cluster_id(&named) == identity.cluster_id || knows_one {
+    let members = known.membership.iter().flat_map(|list| &list.members);
+    let urls: Vec<&String> = members.clone().flat_map(|member| &member.peer_urls).collect();
+    let strange: Vec<&String> = named.iter().filter(|url| !urls.contains(url)).collect();
+    let same = kvd_node::cluster_id(&named) == identity.cluster_id || strange.is_empty() || urls.is_empty();
+    // A member that is a cluster of its own is not one of several, unless it joins them: whoever joined it is in its
+    // newest snapshot. For a larger cluster the snapshot may be older than the list.
+    let another = strange.len() == named.len() || (members.count() == 1 && !settings.flags.join);
+    if same || !another {
+        if !same {
+            tracing::warn!(?strange, "--cluster names members that this one does not know of");
+        }
         return Ok(());
     }
     Err(Failure::OtherCluster { path: settings.data_dir.clone(), known: Box::new(known.clone()) })

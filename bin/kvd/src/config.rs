@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
-use clap::builder::FalseyValueParser;
+use clap::builder::BoolishValueParser;
 use kvd_raftpb::peer_url::{PeerUrl, PeerUrlError, parse_peer_url};
 
 /// A durable, linearizable, replicated key-value store over HTTP.
@@ -31,7 +31,7 @@ pub struct Flags {
     pub port: u16,
 
     /// Join a running cluster (POST /ID there first) instead of starting a new one
-    #[arg(long, env = "KVD_JOIN", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "KVD_JOIN", value_parser = BoolishValueParser::new())]
     pub join: bool,
 
     /// Where this member keeps its log and snapshots [default: ./kvd-ID]
@@ -47,7 +47,7 @@ pub struct Flags {
     pub listen_peer: Option<SocketAddr>,
 
     /// Allow listeners beyond loopback although there is no TLS yet
-    #[arg(long, env = "KVD_INSECURE", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "KVD_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 
     /// Milliseconds in a tick, between the leader's heartbeats; the same on every member
@@ -84,6 +84,11 @@ pub enum Invalid {
         /// How many URLs there are.
         len: usize,
     },
+    /// Not a level.
+    #[error(
+        "--log {0:?}: a level is one of error, warn, info, debug, trace, off; a filter is like info,kvd_node=debug"
+    )]
+    Log(String),
     /// A listener that others can reach, without encryption.
     #[error(
         "{flag} {address} can be reached from other machines, and kvd has no TLS yet: anybody there could read and \
@@ -114,6 +119,13 @@ impl TryFrom<Flags> for Settings {
     type Error = Invalid;
 
     fn try_from(flags: Flags) -> Result<Self, Invalid> {
+        // A word that is no level would pass for the name of a module, and silence everything else.
+        let levels = ["error", "warn", "info", "debug", "trace", "off"];
+        let bad =
+            |part: &&str| !part.contains('=') && !levels.contains(&part.trim().to_ascii_lowercase().as_str());
+        if let Some(word) = flags.log.split(',').find(bad) {
+            return Err(Invalid::Log(word.to_owned()));
+        }
         let cluster =
             flags.cluster.iter().map(|url| parse_peer_url(url.trim())).collect::<Result<Vec<_>, _>>()?;
         for (at, url) in cluster.iter().enumerate() {
@@ -171,6 +183,8 @@ mod tests {
         assert_eq!(settings(&["--id", "3", "--cluster", two]).unwrap_err(), Invalid::Id { id: 3, len: 2 });
         assert!(matches!(settings(&["--cluster", "no url"]), Err(Invalid::Url(_))));
         assert!(matches!(settings(&["--cluster", "http://h:1,http://h:1"]), Err(Invalid::Twice(_))));
+        assert_eq!(settings(&["--log", "inof"]).unwrap_err(), Invalid::Log("inof".into()));
+        assert!(settings(&["--log", "warn,kvd_node=debug"]).is_ok());
         assert!(Flags::try_parse_from(["kvd", "--id", "0"]).is_err());
         assert!(Flags::try_parse_from(["kvd", "--election-ticks", "1"]).is_err());
         assert!(Flags::try_parse_from(["kvd", "--tick-ms", "0"]).is_err());

@@ -16,6 +16,9 @@ const READY_SECONDS: u64 = 5;
 /// How long a readiness or liveness request waits for a linearizable read. Not long enough for an election, on purpose:
 /// "not ready" is an answer, and a prober has little patience.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same for a liveness request, to which "no leader" is as good an answer as any: it has to come well within the
+/// second that probers wait.
+const LIVE_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long a liveness request waits for the node's loop to say that the read succeeded or did not: some ticks of the
 /// slowest clock that is of use.
 const TURN_TIMEOUT: Duration = Duration::from_secs(4);
@@ -80,7 +83,7 @@ fn health<D: Door>(shared: &Shared<D>) -> Answer {
 
 /// The loop turns if it answers a read at all, be it that there is no leader.
 async fn live<D: Door>(shared: &Shared<D>) -> Result<(), String> {
-    match timeout(TURN_TIMEOUT, shared.door.confirm(CONFIRM_TIMEOUT)).await {
+    match timeout(TURN_TIMEOUT, shared.door.confirm(LIVE_TIMEOUT)).await {
         Ok(Err(error @ (Error::Stopped | Error::Removed))) => Err(error.to_string()),
         Ok(_) => Ok(()),
         Err(_) => Err(format!("the node's loop has not turned for {} s", TURN_TIMEOUT.as_secs())),

@@ -31,7 +31,7 @@ pub(crate) async fn handle<D: Door>(
             Method::GET if rest.is_empty() => operations::handle(shared, segment).await,
             Method::GET => operations::not_found(),
             Method::PUT => answer::bad(&format!(
-                "keys that begin with `{segment}` are reserved here; /v1/kv/{segment}... is the way to them"
+                "paths whose first segment is `{segment}` are reserved here; the key is reached under /v1/kv/"
             )),
             _ => answer::method_not_allowed("GET"),
         };
@@ -146,7 +146,9 @@ async fn add_member<D: Door>(
 }
 
 fn bad_member_id() -> Answer {
-    answer::bad("the path has to be a member id: a number from 1 to 18446744073709551615")
+    answer::bad(
+        "the path has to be a member id, a number from 1 to 18446744073709551615; keys are deleted under /v1/kv/",
+    )
 }
 
 fn no_body(error: &body::Error) -> Answer {

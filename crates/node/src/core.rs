@@ -275,7 +275,11 @@ impl<S: StateMachine> Core<S> {
         let rules = validate::Rules::of(&self.raw.raft, from);
         if let Err(invalid) = validate::message(&mut message, &rules) {
             self.rejected_messages += 1;
-            tracing::warn!(%invalid, "message of a peer");
+            match invalid.reason {
+                // Nothing is wrong with it: it came before our disk was ready for it, and its like will come again.
+                validate::Reason::NotPersisted { .. } => tracing::debug!(%invalid, "message of a peer"),
+                _ => tracing::warn!(%invalid, "message of a peer"),
+            }
             return;
         }
         match message.get_msg_type() {
