@@ -31,7 +31,7 @@ pub(crate) async fn handle<D: Door>(
             Method::GET if rest.is_empty() => operations::handle(shared, segment).await,
             Method::GET => operations::not_found(),
             Method::PUT => answer::bad(&format!(
-                "paths whose first segment is `{segment}` are reserved here; the key is reached under /v1/kv/"
+                "paths whose first segment is `{segment}` are reserved here; /v1/kv/{segment}... is the way to such a key"
             )),
             _ => answer::method_not_allowed("GET"),
         };
