@@ -127,6 +127,24 @@ fn the_directory_of_another_cluster() {
 }
 
 #[test]
+fn the_directory_of_a_single_member_is_not_that_of_one_of_three() {
+    let mut cluster = Cluster::start(1);
+    cluster.member(1).put("key", "value");
+    cluster.member_mut(1).stop();
+    let data = cluster.member(1).data_dir();
+    let before = directory_contents(&data);
+    // Its own address is in the list: alone it would go on, lead itself, and acknowledge what the others never see.
+    let list = [cluster.member(1).peer_url(), Port::reserve().url(), Port::reserve().url()].join(",");
+    let client = Port::reserve().number().to_string();
+    let args = ["--id", "1", "--cluster", &list, "--port", &client, "--data-dir", data.to_str().unwrap()];
+    let refused = refused(cluster.directory(), &args);
+    assert_says(&refused.stderr, &["kvd-1", "another"], "the directory of a single member");
+    assert!(directory_contents(&data) == before, "the directory of a single member was changed");
+    cluster.member_mut(1).start();
+    assert_eq!(cluster.member(1).get("key").as_deref(), Some(&b"value"[..]));
+}
+
+#[test]
 fn a_directory_that_another_process_holds() {
     let cluster = Cluster::start(1);
     cluster.member(1).put("key", "value");
