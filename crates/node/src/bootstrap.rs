@@ -183,6 +183,7 @@ impl Home {
         let options = kvd_wal::Options {
             segment_bytes: config.segment_bytes,
             prepare_ahead: config.prepare_segments_ahead,
+            replay_bytes: config.log_cache_bytes,
         };
         if !Wal::exists(&self.disk, &self.wal_dir())? {
             self.begin(&config, start, &snapshotter, &mut machine, options.clone())?;
@@ -226,7 +227,7 @@ impl Home {
             cluster = format_args!("{:016x}", identity.cluster_id),
             boot,
             snapshot = snapshot.index,
-            entries = replay.entries.len(),
+            log = wal.last_index(),
             "member opened"
         );
         if let Some(torn) = &replay.torn {
@@ -242,7 +243,7 @@ impl Home {
             membership: state.membership.clone(),
         };
         let inbox = Arc::new(Inbox::new(config.limits.clone()));
-        let mut storage = LogStorage::new(snapshot.clone(), replay.hard_state, replay.entries);
+        let mut storage = LogStorage::recovered(snapshot.clone(), replay, wal.reader());
         storage.set_cache_bytes(config.log_cache_bytes);
         let core = Core::new(config, Beginning { storage, snapshot, state, boot }, &logger())?;
         Ok(Node {

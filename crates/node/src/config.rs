@@ -58,8 +58,8 @@ pub struct Config {
     /// Entries kept in the log behind a snapshot for followers that lag, in bytes. Default 16 MiB.
     pub catch_up_bytes: u64,
     /// Most bytes of the log that are held in memory, but for entries that are not yet durable and applied, and for what
-    /// is read back from the disk for followers that lag: up to six times an eighth of this, at most 4 MiB each. Default
-    /// 32 MiB.
+    /// is read back from the disk for followers that lag, or after a restart: up to seven times an eighth of this, at
+    /// most 4 MiB each. Default 32 MiB.
     pub log_cache_bytes: u64,
     /// How long a shutdown waits for the requests in flight, and then for a successor. Default 2 s.
     pub shutdown_grace: Duration,

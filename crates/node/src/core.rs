@@ -236,9 +236,8 @@ impl<S: StateMachine> Core<S> {
 
     fn tick(&mut self, now: Duration) {
         self.now = now;
-        if self.pipeline.is_installing() {
-            // raft counts the snapshot as applied when it is on record. A campaign before that would look for the
-            // entries that it took the place of, and panic.
+        if self.must_not_campaign() {
+            // It is over in a moment.
         } else if self.is_leader() || !self.is_sole_voter() {
             self.fix_election_timeout();
             self.raw.tick();
@@ -290,11 +289,20 @@ impl<S: StateMachine> Core<S> {
                     out.load_snapshot(message);
                 }
             }
+            // The leader that wants this member to take its place goes on if it does not.
+            MessageType::MsgTimeoutNow if self.must_not_campaign() => {}
             MessageType::MsgPropose if !self.may_be_proposed(&message) => {
                 self.rejected_messages += 1;
             }
             _ => self.step_raft(message),
         }
+    }
+
+    /// A campaign looks through the entries that are committed and not applied. raft counts a leader's snapshot as
+    /// applied when it is on record, and would look for entries that it took the place of, and panic; and a member that
+    /// restarted with a long log reads it in parts.
+    fn must_not_campaign(&self) -> bool {
+        self.pipeline.is_installing() || self.raw.store().is_behind(self.applied)
     }
 
     fn is_sole_voter(&self) -> bool {

@@ -18,8 +18,9 @@
 //! index that moves later is in the hard state of the next Ready. So what a snapshot record needs is always there:
 //! each write carries the newest hard state, and a record is written after the commit that covers it.
 //!
-//! After a drain, outside of this order: what raft wants of entries that are no longer in memory is **read back**, and
-//! what is durable and applied leaves memory (`backlog.rs`). Nothing of the order depends on either.
+//! Outside of this order, before each Ready: what a member that restarted has yet to apply, and has on disk only, is
+//! read ahead (`LogStorage::read_ahead`). And after a drain: what raft wants of entries that are no longer in memory is
+//! **read back**, and what is durable and applied leaves memory (`backlog.rs`). Nothing of the order depends on these.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -115,6 +116,7 @@ impl<S: StateMachine> Core<S> {
             self.note_leader();
             self.propose_what_waits();
             self.ask_for_read_index();
+            self.raw.mut_store().read_ahead(self.applied)?;
             if !self.raw.has_ready() {
                 self.has_more = false;
                 break;

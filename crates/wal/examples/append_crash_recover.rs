@@ -16,7 +16,7 @@ fn main() -> kvd_wal::Result<()> {
     // `Arc::new(kvd_vfs::RealDisk::new())` is the disk to use in earnest; this one can lose its power.
     let disk = MemDisk::new();
     let dir = Path::new("/member/wal");
-    let options = Options { segment_bytes: 64 << 10, prepare_ahead: false };
+    let options = Options { segment_bytes: 64 << 10, prepare_ahead: false, ..Options::default() };
 
     let mut wal = Wal::create(disk.disk(), dir, b"cluster 7, member 1", None, options.clone())?;
     let mut state = HardState::default();

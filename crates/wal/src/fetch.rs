@@ -13,7 +13,8 @@ use std::collections::VecDeque;
 use raft::GetEntriesContext;
 use raft::eraftpb::Entry;
 
-use crate::storage::{message_share, payload};
+use crate::storage::message_share;
+use crate::window::payload;
 
 /// Fetches that may be under way at a time.
 const IN_FLIGHT: usize = 2;
@@ -53,6 +54,8 @@ pub(crate) struct Fetches {
     in_flight: usize,
     /// Contiguous entries each, oldest answer first.
     windows: VecDeque<Vec<Entry>>,
+    /// Payload bytes in the windows.
+    bytes: u64,
 }
 
 impl Fetches {
@@ -96,6 +99,7 @@ impl Fetches {
             self.windows.pop_front();
         }
         self.windows.push_back(entries);
+        self.count();
     }
 
     /// Entries from `low` on, as many as fit and one at least, if an answer has them. An answer that was taken to its
@@ -112,6 +116,7 @@ impl Fetches {
         let out = limited(wanted, max_bytes);
         if from + out.len() == window.len() {
             self.windows.remove(at);
+            self.count();
         }
         Some(out)
     }
@@ -120,17 +125,23 @@ impl Fetches {
     pub(crate) fn keep_within(&mut self, first: u64, end: u64) {
         self.windows
             .retain(|window| window.last().is_some_and(|last| last.index >= first && last.index < end));
+        self.count();
     }
 
     /// Forgets everything. What is in flight comes back, and finds nobody who waits.
     pub(crate) fn clear(&mut self) {
         self.requests.clear();
         self.windows.clear();
+        self.count();
     }
 
     /// Payload bytes in the answers.
     pub(crate) fn bytes(&self) -> u64 {
-        self.windows.iter().flatten().map(payload).sum()
+        self.bytes
+    }
+
+    fn count(&mut self) {
+        self.bytes = self.windows.iter().flatten().map(payload).sum();
     }
 }
 

@@ -56,6 +56,7 @@ mod repair;
 mod storage;
 mod terms;
 mod wal;
+mod window;
 
 pub use error::{Error, Result};
 pub use fetch::Fetch;

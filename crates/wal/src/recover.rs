@@ -15,6 +15,7 @@ use crate::names::{SegmentName, segment_for, segments};
 use crate::reader::{Behind, Next, SegmentReader};
 use crate::record::{self, BadRecord, EntryDecoder, Record, SnapshotRecord};
 use crate::repair::TornTail;
+use crate::window::{Outline, Window};
 
 /// Where a log's last segment ends.
 #[derive(Debug)]
@@ -181,19 +182,24 @@ pub struct Replay {
     pub metadata: Bytes,
     /// The last hard state.
     pub hard_state: HardState,
-    /// The entries behind the snapshot, contiguous.
+    /// The entries behind the snapshot, contiguous: the newest of them if [`crate::Options::replay_bytes`] bounds them.
     pub entries: Vec<Entry>,
     /// The torn write that was cut, if there was one. Worth a line in the operator's log.
     pub torn: Option<TornTail>,
+    /// The snapshot.
+    pub(crate) at: SnapshotRecord,
+    /// What is known of the entries between the snapshot and `entries`.
+    pub(crate) outline: Outline,
 }
 
-/// Reads the log from a snapshot on. With `payloads` off, entries keep index and term only.
+/// Reads the log from a snapshot on. Of the entries that are committed, the newest ones that take `most` bytes stay in
+/// memory.
 pub(crate) fn replay(
     disk: &Disk,
     dir: &Path,
     segments: &[SegmentName],
     at: SnapshotRecord,
-    payloads: bool,
+    most: u64,
 ) -> Result<(Replay, Tail, Index)> {
     let Some(start) = segment_for(segments, at.index) else {
         return Err(match segments.is_empty() {
@@ -201,7 +207,16 @@ pub(crate) fn replay(
             false => not_recorded(dir, at),
         });
     };
-    let mut log = Log { at, payloads, ..Log::default() };
+    let mut log = Log {
+        at,
+        most,
+        decoder: EntryDecoder::default(),
+        hard_state: HardState::default(),
+        entries: Window::behind(at.index),
+        boundary: None,
+        found: false,
+        index: Index::default(),
+    };
     let tail = walk(disk, dir, &segments[start..], &mut |place, record| log.visit(place, record))?;
     if !log.found {
         return Err(not_recorded(dir, at));
@@ -210,13 +225,15 @@ pub(crate) fn replay(
     if commit < at.index {
         return Err(Error::SnapshotNotCommitted { dir: dir.to_owned(), index: at.index, commit });
     }
-    let last = at.index + log.entries.len() as u64;
+    let last = log.entries.last();
     if commit > last {
         return Err(Error::CommitBeyondLog { dir: dir.to_owned(), commit, last });
     }
     let (metadata, torn) = (tail.metadata.clone(), tail.torn.clone());
     log.index.durable(tail.end);
-    Ok((Replay { metadata, hard_state: log.hard_state, entries: log.entries, torn }, tail, log.index))
+    let (entries, outline) = log.entries.into_parts();
+    let replay = Replay { metadata, hard_state: log.hard_state, entries, torn, at, outline };
+    Ok((replay, tail, log.index))
 }
 
 fn not_recorded(dir: &Path, at: SnapshotRecord) -> Error {
@@ -228,13 +245,12 @@ fn not_recorded(dir: &Path, at: SnapshotRecord) -> Error {
 /// Entries only ever replace the tail of what is there, whether they stand above the snapshot or below. The record of
 /// the snapshot itself clears the log unless the log holds its last entry: then the leader sent the snapshot, because
 /// this log had gone another way, and what was there is void.
-#[derive(Default)]
 struct Log {
     at: SnapshotRecord,
-    payloads: bool,
+    most: u64,
     decoder: EntryDecoder,
     hard_state: HardState,
-    entries: Vec<Entry>,
+    entries: Window,
     /// The term of the entry at the snapshot's index, while the log holds one.
     boundary: Option<u64>,
     found: bool,
@@ -246,21 +262,19 @@ impl Log {
     fn visit(&mut self, place: Place<'_>, record: Record<'_>) -> Result<()> {
         match record {
             Record::Entry(body) => {
-                let mut entry = self.decoder.decode(body).map_err(|e| place.malformed(e))?;
-                if !self.payloads {
-                    entry.data = Bytes::new();
-                    entry.context = Bytes::new();
-                }
+                let entry = self.decoder.decode(body).map_err(|e| place.malformed(e))?;
                 self.entry(place, entry)
             }
             Record::HardState(body) => {
                 self.hard_state = record::decode_hard_state(body).map_err(|e| place.malformed(e))?;
+                // Others may yet be replaced.
+                self.entries.evict(self.hard_state.commit, self.most);
                 Ok(())
             }
             Record::Snapshot(snapshot) => {
                 if snapshot == self.at {
                     if self.boundary != Some(snapshot.term) {
-                        self.entries.clear();
+                        self.entries.clear(self.at.index);
                     }
                     self.boundary = Some(snapshot.term);
                     self.found = true;
@@ -277,17 +291,19 @@ impl Log {
 
     fn entry(&mut self, place: Place<'_>, entry: Entry) -> Result<()> {
         self.index.batch(place.segment.seq, place.offset, entry.index, entry.index);
-        let Some(position) = entry.index.checked_sub(self.at.index + 1) else {
-            self.entries.clear();
+        if entry.index <= self.at.index {
+            self.entries.clear(self.at.index);
             self.boundary = (entry.index == self.at.index).then_some(entry.term);
             return Ok(());
-        };
-        if position > self.entries.len() as u64 {
-            let expected = self.at.index + 1 + self.entries.len() as u64;
+        }
+        let expected = self.entries.last() + 1;
+        if entry.index > expected {
             let (file, offset) = (place.file.to_owned(), place.offset);
             return Err(Error::IndexGap { file, offset, expected, found: entry.index });
         }
-        self.entries.truncate(position as usize);
+        if entry.index < expected {
+            self.entries.truncate(entry.index);
+        }
         self.entries.push(entry);
         Ok(())
     }
@@ -370,7 +386,7 @@ pub struct Report {
 /// changing anything. If another process appends at the same time, a write that is under way may look torn.
 pub fn verify(disk: &Disk, dir: &Path, at: SnapshotRecord) -> Result<Report> {
     let segments = segments(disk, dir)?;
-    let (replay, tail, _) = replay(disk, dir, &segments, at, false)?;
+    let (replay, tail, _) = replay(disk, dir, &segments, at, 0)?;
     let last = replay.entries.last();
     Ok(Report {
         metadata: replay.metadata,

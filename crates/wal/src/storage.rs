@@ -18,6 +18,10 @@
 //! thread, brings the answer ([`LogStorage::fetched`]) and lets raft ask again (`on_entries_fetched`). The answer is
 //! compared with the terms of the log as it is then, since it may have been compacted or rewritten meanwhile.
 //!
+//! After a restart there may be more to apply than memory may hold ([`LogStorage::recovered`]). raft cannot wait for
+//! those entries, so the owner has a part of them read before it asks for a Ready ([`LogStorage::read_ahead`]), and
+//! lets no campaign begin before all are applied ([`LogStorage::is_behind`]).
+//!
 //! # Snapshots
 //! [`Storage::snapshot`] answers with the metadata of the newest snapshot on disk and no data: a body is streamed from
 //! its file. When that snapshot does not reach what is asked for, or its conf state lacks the receiver (who would
@@ -25,15 +29,15 @@
 //! raft has, and the need is noted for [`LogStorage::take_snapshot_request`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 
 use raft::eraftpb::{Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::error::Error;
 use crate::fetch::{Fetch, Fetches, limited};
-use crate::log_reader::ReadBack;
-use crate::terms::{Evicted, Terms};
+use crate::log_reader::{LogReader, ReadBack};
+use crate::recover::Replay;
+use crate::window::{Window, payload};
 
 /// The most that one fetch reads, in bytes.
 const FETCH_MOST: u64 = 4 << 20;
@@ -43,31 +47,28 @@ const FETCH_LEAST: u64 = 64 << 10;
 /// The log as raft reads it.
 #[derive(Debug)]
 pub struct LogStorage {
-    /// Contiguous; the first has index `front`.
-    entries: VecDeque<Entry>,
-    /// The index of the first entry that is in memory, or would be. Above the boundary.
-    front: u64,
-    /// The terms of all entries, those on disk too.
-    terms: Terms,
-    evicted: Evicted,
+    /// The entries behind the boundary.
+    log: Window,
+    /// Index and term of the entry before the first, which is gone.
+    boundary: (u64, u64),
     fetches: RefCell<Fetches>,
+    /// Since a restart, while entries that are to be applied are on disk only: what reads them, and some that it read.
+    behind: Option<Behind>,
     /// How often entries were replaced.
     epoch: u64,
     cache_bytes: u64,
-    /// Index and term of the entry before the first, which is gone.
-    boundary: (u64, u64),
     hard_state: HardState,
     /// The newest snapshot on disk; the default while there is none.
     snapshot: SnapshotMetadata,
-    /// Payload bytes in `entries`.
-    bytes: u64,
     /// The index that a snapshot is wanted to reach.
     wanted: Cell<Option<u64>>,
 }
 
-/// What an entry counts for: its data and context in bytes.
-pub(crate) fn payload(entry: &Entry) -> u64 {
-    (entry.data.len() + entry.context.len()) as u64
+#[derive(Debug)]
+struct Behind {
+    reader: LogReader,
+    /// Contiguous.
+    entries: Vec<Entry>,
 }
 
 /// An upper bound of what an entry takes in a message: payload, tags and lengths, three numbers.
@@ -77,36 +78,53 @@ pub(crate) fn message_share(entry: &Entry) -> u64 {
 
 impl Default for LogStorage {
     fn default() -> LogStorage {
-        LogStorage {
-            entries: VecDeque::new(),
-            front: 1,
-            terms: Terms::default(),
-            evicted: Evicted::default(),
-            fetches: RefCell::default(),
-            epoch: 0,
-            cache_bytes: u64::MAX,
-            boundary: (0, 0),
-            hard_state: HardState::default(),
-            snapshot: SnapshotMetadata::default(),
-            bytes: 0,
-            wanted: Cell::new(None),
-        }
+        LogStorage::new(SnapshotMetadata::default(), HardState::default(), Vec::new())
     }
 }
 
 impl LogStorage {
-    /// A log that begins after a snapshot (the default one for a member that has nothing yet) and goes on with
-    /// entries, as [`crate::Wal::open`] returns them.
+    /// A log that begins after a snapshot (the default one for a member that has nothing yet) and goes on with entries.
     ///
     /// # Panics
     /// If the entries do not follow the snapshot without a gap.
     pub fn new(snapshot: SnapshotMetadata, hard_state: HardState, entries: Vec<Entry>) -> LogStorage {
-        let mut log =
-            LogStorage { boundary: (snapshot.index, snapshot.term), hard_state, ..Default::default() };
-        log.front = snapshot.index + 1;
-        log.snapshot = snapshot;
+        let mut log = LogStorage::with(snapshot, hard_state, Window::behind);
         log.append(&entries);
         log
+    }
+
+    /// The log that [`crate::Wal::open`] found behind a snapshot. What of it is not in the replay is read when it is to
+    /// be applied: see [`LogStorage::read_ahead`].
+    ///
+    /// # Panics
+    /// If the log was opened at another snapshot.
+    pub fn recovered(snapshot: SnapshotMetadata, replay: Replay, reader: LogReader) -> LogStorage {
+        let (hard_state, entries, outline) = (replay.hard_state, replay.entries, replay.outline);
+        assert_eq!(replay.at.index, snapshot.index, "a log that was opened at its snapshot");
+        let mut log =
+            LogStorage::with(snapshot, hard_state, |index| Window::from_parts(index, entries, outline));
+        if log.log.front() > log.first_index() {
+            log.behind = Some(Behind { reader, entries: Vec::new() });
+        }
+        log
+    }
+
+    fn with(
+        snapshot: SnapshotMetadata,
+        hard_state: HardState,
+        log: impl FnOnce(u64) -> Window,
+    ) -> LogStorage {
+        LogStorage {
+            log: log(snapshot.index),
+            boundary: (snapshot.index, snapshot.term),
+            fetches: RefCell::default(),
+            behind: None,
+            epoch: 0,
+            cache_bytes: u64::MAX,
+            hard_state,
+            snapshot,
+            wanted: Cell::new(None),
+        }
     }
 
     /// Appends entries. Those that overlap replace what is there, and everything behind them.
@@ -116,33 +134,21 @@ impl LogStorage {
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         assert!(
-            first.index > self.boundary.0 && first.index <= self.last() + 1,
+            first.index > self.boundary.0 && first.index <= self.last_index() + 1,
             "an append at index {} to a log of {}..={}",
             first.index,
             self.first_index(),
-            self.last()
+            self.last_index()
         );
-        if first.index <= self.last() {
-            self.truncate(first.index);
+        if first.index <= self.last_index() {
+            self.epoch += 1;
+            self.log.truncate(first.index);
+            self.fetches.get_mut().keep_within(self.boundary.0 + 1, first.index);
         }
         for (entry, index) in entries.iter().zip(first.index..) {
             assert_eq!(entry.index, index, "entries in one append are contiguous");
-            self.bytes += payload(entry);
-            self.terms.push(index, entry.term);
-            self.entries.push_back(entry.clone());
+            self.log.push(entry.clone());
         }
-    }
-
-    /// Forgets the entries from an index on, which is above the boundary.
-    fn truncate(&mut self, from: u64) {
-        self.epoch += 1;
-        let keep = from.saturating_sub(self.front) as usize;
-        self.bytes -= self.entries.range(keep..).map(payload).sum::<u64>();
-        self.entries.truncate(keep);
-        self.front = self.front.min(from);
-        self.terms.truncate(from);
-        self.evicted.truncate(from);
-        self.fetches.get_mut().keep_within(self.boundary.0 + 1, from);
     }
 
     /// Notes the hard state, for [`Storage::initial_state`].
@@ -178,14 +184,11 @@ impl LogStorage {
             snapshot.index,
             self.snapshot.index
         );
-        self.entries.clear();
-        self.bytes = 0;
         self.epoch += 1;
-        self.terms.clear();
-        self.evicted.compact(snapshot.index, true);
+        self.log.clear(snapshot.index);
         self.fetches.get_mut().clear();
+        self.behind = None;
         self.boundary = (snapshot.index, snapshot.term);
-        self.front = snapshot.index + 1;
         self.hard_state.commit = self.hard_state.commit.max(snapshot.index);
         self.hard_state.term = self.hard_state.term.max(snapshot.term);
         self.snapshot = snapshot;
@@ -194,24 +197,13 @@ impl LogStorage {
     /// Drops the entries up to and including `index`, but none beyond the newest snapshot: what is dropped must be
     /// had from somewhere. The term at `index` stays answerable.
     pub fn compact(&mut self, index: u64) {
-        let index = index.min(self.snapshot.index).min(self.last());
-        let Some(term) = self.terms.get(index) else { return };
+        let index = index.min(self.snapshot.index).min(self.last_index());
+        let Some(term) = self.log.term(index) else { return };
         if index <= self.boundary.0 {
             return;
         }
         self.boundary = (index, term);
-        while self.front <= index
-            && let Some(entry) = self.entries.pop_front()
-        {
-            self.bytes -= payload(&entry);
-            self.front += 1;
-        }
-        self.front = self.front.max(index + 1);
-        match index == self.last() {
-            true => self.terms.clear(),
-            false => self.terms.compact(index),
-        }
-        self.evicted.compact(index, self.front == index + 1);
+        self.log.compact(index);
         self.fetches.get_mut().keep_within(index + 1, u64::MAX);
     }
 
@@ -219,10 +211,7 @@ impl LogStorage {
     /// of payload: a follower that lags a little is served from here instead of by a snapshot. Of those that are not in
     /// memory parts of 64 KiB stay or go.
     pub fn compact_keeping(&mut self, index: u64, keep: u64) {
-        let parts = || {
-            let held = self.entries.iter().map(|entry| (entry.index, payload(entry)));
-            self.evicted.parts_to(index).chain(held.take_while(|(first, _)| *first <= index))
-        };
+        let parts = || self.log.parts_to(index);
         let mut behind: u64 = parts().map(|(_, bytes)| bytes).sum();
         let mut to = self.boundary.0;
         let ends = parts().skip(1).map(|(first, _)| first - 1).chain([index]);
@@ -244,22 +233,50 @@ impl LogStorage {
     /// Drops entries up to `index` from memory, oldest first, while they take more than they may. Those entries must be
     /// durable and applied; the newest of all stays.
     pub fn evict(&mut self, index: u64) {
-        let structures = |entries: usize| (entries * size_of::<Entry>()) as u64;
-        while self.front <= index
-            && self.entries.len() > 1
-            && self.bytes + structures(self.entries.len()) > self.cache_bytes
-            && let Some(entry) = self.entries.pop_front()
-        {
-            self.bytes -= payload(&entry);
-            self.evicted.push(entry.index, payload(&entry));
-            self.front += 1;
+        self.log.evict(index, self.cache_bytes);
+    }
+
+    fn fetch_bytes(&self) -> u64 {
+        (self.cache_bytes / 8).clamp(FETCH_LEAST, FETCH_MOST)
+    }
+
+    /// Whether entries behind `applied` are on disk only. Then raft must not campaign, nor count votes: it would look
+    /// through all that are committed and not applied, and here they are had in parts.
+    pub fn is_behind(&self, applied: u64) -> bool {
+        applied + 1 < self.log.front()
+    }
+
+    /// Before raft is asked for what is to be applied behind `applied`: reads some of it, if it is on disk only. This
+    /// blocks for as long as reading an eighth of the cache takes, at most 4 MiB, and is needed after a restart only: entries that were applied
+    /// are the only ones that leave memory later.
+    ///
+    /// # Errors
+    /// As [`LogReader::read`]; [`Error::NotInLog`] if the entries are not on disk.
+    pub fn read_ahead(&mut self, applied: u64) -> Result<(), Error> {
+        let low = applied + 1;
+        if !self.is_behind(applied) {
+            self.behind = None;
+            return Ok(());
         }
+        let fetch_bytes = self.fetch_bytes();
+        let not_in_log = || Error::NotInLog { index: low, term: self.log.term(low).unwrap_or(0) };
+        let behind = self.behind.as_mut().ok_or_else(not_in_log)?;
+        if behind.entries.last().is_some_and(|last| last.index >= low) {
+            return Ok(());
+        }
+        let read = behind.reader.read(low, self.log.front(), fetch_bytes)?;
+        let ReadBack::Entries(entries) = read else { return Err(not_in_log()) };
+        if entries.is_empty() || entries.iter().any(|entry| self.log.term(entry.index) != Some(entry.term)) {
+            return Err(not_in_log());
+        }
+        behind.entries = entries;
+        Ok(())
     }
 
     /// What is to be read back next, for [`LogStorage::fetched`] to be told the answer. `None` if nothing is, or if
     /// enough is being read.
     pub fn next_fetch(&mut self) -> Option<Fetch> {
-        let max_bytes = (self.cache_bytes / 8).clamp(FETCH_LEAST, FETCH_MOST);
+        let max_bytes = self.fetch_bytes();
         self.fetches.get_mut().next(max_bytes, self.epoch)
     }
 
@@ -274,7 +291,7 @@ impl LogStorage {
             // A released segment: the entries that are left of it go the same way. They lie before a snapshot.
             self.compact(first_index.saturating_sub(1));
         }
-        if fetch.low <= self.boundary.0 || fetch.low > self.last() {
+        if fetch.low <= self.boundary.0 || fetch.low > self.last_index() {
             return Ok(waiting);
         }
         let mut entries = match answer {
@@ -282,7 +299,7 @@ impl LogStorage {
             ReadBack::Gone { .. } => Vec::new(),
         };
         let ours = |(entry, index): &(&Entry, u64)| {
-            entry.index == *index && index <= &self.last() && self.terms.get(*index) == Some(entry.term)
+            entry.index == *index && self.log.term(*index) == Some(entry.term)
         };
         let good = entries.iter().zip(fetch.low..).take_while(ours).count();
         entries.truncate(good);
@@ -291,7 +308,7 @@ impl LogStorage {
                 self.fetches.get_mut().keep(entries);
             }
         } else if self.epoch == fetch.epoch {
-            let term = self.terms.get(fetch.low).unwrap_or(0);
+            let term = self.log.term(fetch.low).unwrap_or(0);
             return Err(Error::NotInLog { index: fetch.low, term });
         }
         Ok(waiting)
@@ -304,7 +321,8 @@ impl LogStorage {
 
     /// Payload bytes (data and context) held in memory, those that were read back included.
     pub fn bytes(&self) -> u64 {
-        self.bytes + self.fetches.borrow().bytes()
+        let behind = self.behind.iter().flat_map(|behind| &behind.entries).map(payload).sum::<u64>();
+        self.log.bytes() + self.fetches.borrow().bytes() + behind
     }
 
     /// The index of the first entry of the log, or of the first that it would have. It may be on disk only.
@@ -314,27 +332,18 @@ impl LogStorage {
 
     /// The index of the first entry that is in memory, or would be.
     pub fn first_in_memory(&self) -> u64 {
-        self.front
+        self.log.front()
     }
 
     /// The index of the last entry, or of the boundary if there is none.
     pub fn last_index(&self) -> u64 {
-        self.last()
+        self.log.last()
     }
 
     /// The index that a snapshot is wanted to reach, if raft asked in vain since the last call. Its conf state must
     /// be the one at the index it is taken at.
     pub fn take_snapshot_request(&self) -> Option<u64> {
         self.wanted.take()
-    }
-
-    fn last(&self) -> u64 {
-        self.front + self.entries.len() as u64 - 1
-    }
-
-    /// Where an index that is not before the front is, or would be.
-    fn position(&self, index: u64) -> usize {
-        (index - self.front) as usize
     }
 }
 
@@ -353,20 +362,26 @@ impl Storage for LogStorage {
         if low <= self.boundary.0 {
             return Err(StorageError::Compacted.into());
         }
-        assert!(high <= self.last() + 1, "entries up to {high} of a log that ends at {}", self.last());
+        let last = self.last_index();
+        assert!(high <= last + 1, "entries up to {high} of a log that ends at {last}");
         let max = max_size.into().unwrap_or(u64::MAX);
-        if low >= self.front {
-            return Ok(limited(self.entries.range(self.position(low)..self.position(high.max(low))), max));
+        if low >= self.log.front() {
+            return Ok(limited(self.log.range(low..high.max(low)), max));
+        }
+        if !context.can_async() {
+            // What is to be applied: after a restart it is on disk only, and was read ahead.
+            let ahead = self.behind.iter().flat_map(|behind| &behind.entries);
+            let entries = limited(ahead.filter(|entry| (low..high).contains(&entry.index)), max);
+            return match entries.first() {
+                Some(first) if first.index == low => Ok(entries),
+                _ => Err(StorageError::Unavailable.into()),
+            };
         }
         let mut fetches = self.fetches.borrow_mut();
         if let Some(entries) = fetches.take(low, high, max) {
             return Ok(entries);
         }
-        if !context.can_async() {
-            // Applied entries only are dropped from memory, and raft wants those for its followers alone.
-            return Err(StorageError::Unavailable.into());
-        }
-        fetches.want(low, high.min(self.front), context);
+        fetches.want(low, high.min(self.log.front()), context);
         Err(StorageError::LogTemporarilyUnavailable.into())
     }
 
@@ -377,10 +392,7 @@ impl Storage for LogStorage {
         if index < self.boundary.0 {
             return Err(StorageError::Compacted.into());
         }
-        match self.terms.get(index).filter(|_| index <= self.last()) {
-            Some(term) => Ok(term),
-            None => Err(StorageError::Unavailable.into()),
-        }
+        self.log.term(index).ok_or_else(|| StorageError::Unavailable.into())
     }
 
     fn first_index(&self) -> raft::Result<u64> {
@@ -388,7 +400,7 @@ impl Storage for LogStorage {
     }
 
     fn last_index(&self) -> raft::Result<u64> {
-        Ok(self.last())
+        Ok(self.log.last())
     }
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {

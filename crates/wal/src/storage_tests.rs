@@ -67,8 +67,8 @@ fn initial_state_is_the_hard_state_and_the_snapshots_conf_state() {
 #[test]
 fn entries_stop_at_the_size_but_never_before_the_first() {
     let log = log();
-    let one = message_share(&log.entries[0]);
-    let two = one + message_share(&log.entries[1]);
+    let one = message_share(&entry(4, 2, b"4444"));
+    let two = one + message_share(&entry(5, 2, b"55555"));
     assert_eq!(indexes(&log, 4, 7, u64::MAX), [4, 5, 6]);
     assert_eq!(indexes(&log, 4, 7, 0), [4]);
     assert_eq!(indexes(&log, 4, 7, two - 1), [4]);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 /// The terms of a contiguous range of indexes, one item a term. Terms never descend along a log.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Terms {
     /// The first index of each term, and the term. Ascending by index.
     runs: VecDeque<(u64, u64)>,
@@ -49,7 +49,7 @@ impl Terms {
 const GRAIN: u64 = 64 << 10;
 
 /// How many payload bytes lie where, of the entries that are on disk only.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Evicted {
     /// The first index of each part, and its bytes. Ascending, without a gap.
     parts: VecDeque<(u64, u64)>,

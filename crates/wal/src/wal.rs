@@ -32,11 +32,15 @@ pub struct Options {
     /// Whether a thread prepares the next segment ahead of need (the default). Without it, the append that needs one
     /// prepares it: slower there, but everything happens on the caller's thread, in an order that a simulator repeats.
     pub prepare_ahead: bool,
+    /// Opening a log reads all of it, and returns the entries that are not committed and, of those that are, the newest
+    /// ones that take this many bytes in memory. All of them by default. What a [`crate::LogStorage`] lacks it reads
+    /// when it is wanted, so that with a bound here no part of the log's life takes memory by the length of the log.
+    pub replay_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: 64 << 20, prepare_ahead: true }
+        Options { segment_bytes: 64 << 20, prepare_ahead: true, replay_bytes: u64::MAX }
     }
 }
 
@@ -211,7 +215,7 @@ impl Wal {
         }
         let lock = lock(&disk, dir)?;
         let segments = names::segments(&disk, dir)?;
-        let (mut replay, tail, index) = recover::replay(&disk, dir, &segments, at, true)?;
+        let (mut replay, tail, index) = recover::replay(&disk, dir, &segments, at, options.replay_bytes)?;
         repair::remove_temporary(&disk, dir)?;
         if let Some(torn) = &mut replay.torn {
             repair::cut(&disk, dir, tail.segment, torn)?;

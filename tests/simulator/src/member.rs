@@ -317,6 +317,9 @@ impl World {
             }
         }
         self.check_turn(m);
+        if self.members[m].running.as_ref().is_some_and(|run| run.core.has_more()) {
+            self.wake(m);
+        }
         let life = self.members[m].life;
         let at = self.now + self.rng.within(0..200);
         self.at(at, Event::Poll { member: m, life });

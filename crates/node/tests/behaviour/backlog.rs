@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use kvd_node::Fatal;
+use kvd_raftpb::peers::PeerHandler as _;
 use kvd_vfs::Vfs as _;
 use prometheus_client::registry::Registry;
-use raft::eraftpb::MessageType;
+use raft::eraftpb::{Message, MessageType};
 
 use crate::common::member::{DIR, Held};
 use crate::common::threads::Cluster;
-use crate::common::{Fate, Journal, World};
+use crate::common::{Fate, Journal, TICK, World};
 
 /// What the log may take in memory here.
 const CACHE: u64 = 4000;
@@ -246,4 +247,67 @@ fn a_message_that_is_lost_is_read_back_once_more() {
     let applied = world.status(1).applied;
     world.tick_until("caught up", |world| world.status(3).applied >= applied);
     world.assert_agreement();
+}
+
+#[test]
+fn a_long_log_is_applied_after_a_restart_without_being_held_in_memory() {
+    for n in [1, 3] {
+        let mut world = forgetful(n);
+        put_many(&mut world, 1000);
+        let applied = world.status(1).applied;
+        (1..=n).for_each(|id| world.crash(id));
+        for id in 1..=n {
+            world.restart(id);
+            assert!(world.run(id).core.raft().store().bytes() <= CACHE);
+        }
+        world.tick_until("a leader", |world| world.leader().is_some());
+        let leader = world.leader().unwrap();
+        world.put(leader, "and on");
+        world.tick_until("all of it", |world| (1..=n).all(|id| world.status(id).applied > applied));
+        world.assert_agreement();
+    }
+}
+
+/// Member 2 of three, just started, with a log that it needs more than twenty turns to apply, none of which it had yet.
+fn far_behind() -> World {
+    let mut world = World::led_with(3, |config| config.log_cache_bytes = CACHE);
+    for i in 0..1500 {
+        world.put(1, &format!("{i:08192}"));
+    }
+    world.crash(2);
+    world.member(2).restart().unwrap();
+    assert!(world.status(2).commit > 1490 && world.status(2).applied == 1);
+    world
+}
+
+#[test]
+fn a_member_that_has_yet_to_apply_a_long_log_does_not_campaign() {
+    let mut world = far_behind();
+    world.crash(1);
+    for turn in 0..20 {
+        let now = TICK * turn;
+        assert_eq!(world.member(2).turn(Some(now)), [], "no election time-out is longer");
+    }
+    let status = world.status(2);
+    assert!(status.applied > 1000 && status.applied < status.commit, "{status:?}");
+    world.settle();
+    world.elect_after_silence(2);
+    world.put(2, "and on");
+    world.assert_agreement();
+}
+
+#[test]
+fn a_leader_cannot_hand_over_to_a_member_that_has_yet_to_apply_a_long_log() {
+    let mut world = far_behind();
+    let commit = world.status(2).commit;
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgTimeoutNow);
+    (message.from, message.to, message.term) = (1, 2, world.status(1).term);
+    world.handle(2).deliver(1, message.clone());
+    while world.status(2).applied < commit {
+        assert_eq!(world.member(2).turn(None), []);
+    }
+    world.handle(2).deliver(1, message);
+    world.settle();
+    assert!(world.is_leader(2), "afterwards it can");
 }

@@ -8,4 +8,5 @@ mod damage;
 mod failures;
 mod golden;
 mod read_back;
+mod replay;
 mod support;

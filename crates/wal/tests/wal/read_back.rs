@@ -210,7 +210,7 @@ fn a_reader_follows_a_log_that_is_written_and_released() {
     let home = tempfile::tempdir().unwrap();
     for disk in [Arc::new(RealDisk::new()), Arc::new(RealDisk::buffered())] {
         let dir = home.path().join("wal");
-        let options = Options { segment_bytes: 64 << 10, prepare_ahead: true };
+        let options = Options { segment_bytes: 64 << 10, ..Options::default() };
         let mut wal = Wal::create(disk.clone(), &dir, METADATA, None, options).unwrap();
         let last = 3000;
         let durable = AtomicU64::new(0);

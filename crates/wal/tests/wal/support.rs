@@ -16,7 +16,7 @@ pub(crate) fn dir() -> &'static Path {
 }
 
 pub(crate) fn options(segment_bytes: u64) -> Options {
-    Options { segment_bytes, prepare_ahead: false }
+    Options { segment_bytes, prepare_ahead: false, ..Options::default() }
 }
 
 pub(crate) fn entry(index: u64, term: u64, len: usize) -> Entry {

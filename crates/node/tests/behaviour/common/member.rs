@@ -170,7 +170,9 @@ impl Member {
     /// Whether something waits for the next turn.
     pub(crate) fn has_arrivals(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.running.as_ref().is_some_and(|running| running.inbox.poll_arrival(&mut cx).is_ready())
+        self.running
+            .as_ref()
+            .is_some_and(|running| running.core.has_more() || running.inbox.poll_arrival(&mut cx).is_ready())
     }
 
     /// Gives the core a turn, with a tick if it is given the time. Returns what it sent.
