@@ -3,8 +3,9 @@
 //! Payloads are [`Bytes`] on both sides, so neither direction copies them: a decoded entry shares the buffer that it
 //! was decoded from.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message as _;
+use prost::encoding;
 use raft::eraftpb;
 
 use crate::pb;
@@ -34,14 +35,46 @@ fn parse<M: prost::Message + Default>(what: &'static str, bytes: impl Buf) -> Re
     M::decode(bytes).map_err(|cause| DecodeError::Malformed { what, cause })
 }
 
-/// Encodes one entry, appending to `out`.
-pub fn encode_entry(entry: &eraftpb::Entry, out: &mut BytesMut) {
-    entry_to_pb(entry).encode_raw(out);
+/// Encodes one entry, appending to `out`. As [`pb::Entry`] does, without making one: a log encodes every entry.
+pub fn encode_entry(entry: &eraftpb::Entry, out: &mut impl BufMut) {
+    let entry_type = entry.get_entry_type() as i32;
+    if entry_type != 0 {
+        encoding::int32::encode(1, &entry_type, out);
+    }
+    if entry.term != 0 {
+        encoding::uint64::encode(2, &entry.term, out);
+    }
+    if entry.index != 0 {
+        encoding::uint64::encode(3, &entry.index, out);
+    }
+    if !entry.data.is_empty() {
+        encoding::bytes::encode(4, &entry.data, out);
+    }
+    if !entry.context.is_empty() {
+        encoding::bytes::encode(6, &entry.context, out);
+    }
 }
 
 /// The length in bytes of [`encode_entry`]'s output.
 pub fn entry_len(entry: &eraftpb::Entry) -> usize {
-    entry_to_pb(entry).encoded_len()
+    let entry_type = entry.get_entry_type() as i32;
+    let mut len = 0;
+    if entry_type != 0 {
+        len += encoding::int32::encoded_len(1, &entry_type);
+    }
+    if entry.term != 0 {
+        len += encoding::uint64::encoded_len(2, &entry.term);
+    }
+    if entry.index != 0 {
+        len += encoding::uint64::encoded_len(3, &entry.index);
+    }
+    if !entry.data.is_empty() {
+        len += encoding::bytes::encoded_len(4, &entry.data);
+    }
+    if !entry.context.is_empty() {
+        len += encoding::bytes::encoded_len(6, &entry.context);
+    }
+    len
 }
 
 /// Decodes one entry. Its payload shares `bytes`.
