@@ -93,8 +93,12 @@ impl LogReader {
                     Err(error) => return Err(error),
                 },
             };
-            cursor.take(&mut taken, high.min(stretch.until), &stretch, &mut self.decoder)?;
-            self.cursor = Some(cursor);
+            match cursor.take(&mut taken, high.min(stretch.until), &stretch, &mut self.decoder) {
+                Ok(()) => self.cursor = Some(cursor),
+                // Released meanwhile, and recycled: what was taken was checked before.
+                Err(_) if !self.is_still(taken.next, &stretch) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(ReadBack::Entries(taken.entries))
     }

@@ -5,6 +5,7 @@
 //! 0000000000000001-00000000000004d2.wal
 //! 0000000000000001-00000000000004d2.wal.broken  what a torn segment held before its tail was cut; at most one is kept
 //! prepared-0.tmp                                a segment prepared ahead; removed when the log is opened
+//! released-0000000000000000.tmp                 one to be recycled; removed when the log is opened or closed
 //! lock                                          locked while the log is open
 //! ```
 //! Sequence numbers are contiguous. First indexes mostly ascend, but go back when a leader replaced a tail. Other names

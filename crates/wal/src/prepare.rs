@@ -2,18 +2,25 @@
 //!
 //! An append into written, synced blocks changes no file system metadata, so its sync costs the disk one write. The
 //! damage rule needs the zeros too: a sector that is all zeros was never written.
+//!
+//! A released segment is recycled: it gets a temporary name, and is filled with zeros when the next one is made. Its
+//! blocks are allocated already, so that a log which is released as fast as it grows changes nothing in the file system
+//! but names.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use kvd_vfs::{Disk, OpenMode};
+use kvd_vfs::{Disk, File, OpenMode};
 
 use crate::error::{Context, Result};
 
 const CHUNK: usize = 1 << 20;
+
+/// Released segments that wait to be recycled; more are deleted.
+const SPARES: usize = 2;
 
 /// A segment full of zeros, under a temporary name.
 #[derive(Debug)]
@@ -28,7 +35,26 @@ pub(crate) struct Preparer {
     disk: Disk,
     dir: PathBuf,
     segment_bytes: u64,
+    spares: Spares,
     ahead: Option<Ahead>,
+}
+
+/// Files that may be overwritten, shared with the thread that makes segments of them.
+#[derive(Debug, Clone, Default)]
+struct Spares(Arc<Mutex<Vec<PathBuf>>>);
+
+impl Spares {
+    fn has_room(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len() < SPARES
+    }
+
+    fn put(&self, path: PathBuf) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    }
+
+    fn take(&self) -> Option<PathBuf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
 }
 
 /// A thread that always has one segment ready.
@@ -42,8 +68,21 @@ struct Ahead {
 impl Preparer {
     /// With `ahead`, a thread prepares; else the caller's own does, when it needs a segment.
     pub(crate) fn new(disk: Disk, dir: PathBuf, segment_bytes: u64, ahead: bool) -> Result<Preparer> {
-        let ahead = if ahead { Some(Ahead::start(disk.clone(), dir.clone(), segment_bytes)?) } else { None };
-        Ok(Preparer { disk, dir, segment_bytes, ahead })
+        let spares = Spares::default();
+        let maker = Maker { disk: disk.clone(), dir: dir.clone(), spares: spares.clone() };
+        let ahead = if ahead { Some(Ahead::start(maker, segment_bytes)?) } else { None };
+        Ok(Preparer { disk, dir, segment_bytes, spares, ahead })
+    }
+
+    /// Takes a segment away that nobody needs: to be recycled, or for good. Durable after the directory is synced.
+    pub(crate) fn release(&mut self, path: &Path, seq: u64) -> Result<()> {
+        if !self.spares.has_room() {
+            return self.disk.remove_file(path).context("remove", path);
+        }
+        let spare = self.dir.join(format!("released-{seq:016x}.tmp"));
+        self.disk.rename(path, &spare).context("rename", path)?;
+        self.spares.put(spare);
+        Ok(())
     }
 
     /// A segment of at least `len` bytes.
@@ -54,25 +93,55 @@ impl Preparer {
         {
             return prepared;
         }
-        let path = self.dir.join("prepared-now.tmp");
-        let len = len.max(self.segment_bytes);
-        fill(&self.disk, &path, len, &AtomicBool::new(false))?;
+        let maker = Maker { disk: self.disk.clone(), dir: self.dir.clone(), spares: self.spares.clone() };
+        maker.make("prepared-now.tmp", len.max(self.segment_bytes), &AtomicBool::new(false))
+    }
+}
+
+/// Makes segments, of spare files if there are any.
+struct Maker {
+    disk: Disk,
+    dir: PathBuf,
+    spares: Spares,
+}
+
+impl Maker {
+    fn make(&self, name: &str, len: u64, stop: &AtomicBool) -> Result<Prepared> {
+        let path = self.dir.join(name);
+        match self.spares.take() {
+            None => fill(&self.disk, &path, len, stop)?,
+            Some(spare) => {
+                self.disk.rename(&spare, &path).context("rename", &spare)?;
+                let file = self.disk.open(&path, OpenMode::Write).context("open", &path)?;
+                overwrite(file, &path, len, stop)?;
+            }
+        }
         Ok(Prepared { path, len })
     }
 }
 
 impl Ahead {
-    fn start(disk: Disk, dir: PathBuf, segment_bytes: u64) -> Result<Ahead> {
+    fn start(maker: Maker, segment_bytes: u64) -> Result<Ahead> {
         let stop = Arc::new(AtomicBool::new(false));
         // No room: the thread holds the one segment that is ready until it is taken.
         let (sender, ready) = sync_channel(0);
         let stopped = stop.clone();
-        let path = dir.clone();
+        let path = maker.dir.clone();
         let thread = std::thread::Builder::new()
             .name("wal-prepare".to_owned())
-            .spawn(move || run(&disk, &dir, segment_bytes, &sender, &stopped))
+            .spawn(move || run(&maker, segment_bytes, &sender, &stopped))
             .context("start the preparing thread of", &path)?;
         Ok(Ahead { ready: Some(ready), stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Preparer {
+    fn drop(&mut self) {
+        self.ahead = None;
+        while let Some(spare) = self.spares.take() {
+            // Opening the log removes what cannot be removed now.
+            let _ = self.disk.remove_file(&spare);
+        }
     }
 }
 
@@ -87,16 +156,13 @@ impl Drop for Ahead {
     }
 }
 
-fn run(disk: &Disk, dir: &Path, len: u64, sender: &SyncSender<Result<Prepared>>, stop: &AtomicBool) {
+fn run(maker: &Maker, len: u64, sender: &SyncSender<Result<Prepared>>, stop: &AtomicBool) {
     // Two names in turn: the one that was taken may not have been renamed yet.
-    for turn in (0..2).cycle() {
-        let path = dir.join(format!("prepared-{turn}.tmp"));
-        let filled = fill(disk, &path, len, stop);
-        if stop.load(Ordering::Relaxed)
-            || sender.send(filled.map(|()| Prepared { path: path.clone(), len })).is_err()
-        {
+    for name in ["prepared-0.tmp", "prepared-1.tmp"].iter().cycle() {
+        let made = maker.make(name, len, stop);
+        if stop.load(Ordering::Relaxed) || sender.send(made).is_err() {
             // Opening the log removes what cannot be removed now.
-            let _ = disk.remove_file(&path);
+            let _ = maker.disk.remove_file(&maker.dir.join(name));
             return;
         }
     }
@@ -104,7 +170,15 @@ fn run(disk: &Disk, dir: &Path, len: u64, sender: &SyncSender<Result<Prepared>>,
 
 /// Makes a file of zeros, durable but for its name.
 pub(crate) fn fill(disk: &Disk, path: &Path, len: u64, stop: &AtomicBool) -> Result<()> {
-    let mut file = disk.open(path, OpenMode::Truncate).context("create", path)?;
+    let file = disk.open(path, OpenMode::Truncate).context("create", path)?;
+    overwrite(file, path, len, stop)
+}
+
+/// Makes a file as long as is wanted, all of it zeros, and durable.
+fn overwrite(mut file: Box<dyn File>, path: &Path, len: u64, stop: &AtomicBool) -> Result<()> {
+    if file.len().context("read", path)? > len {
+        file.set_len(len).context("cut", path)?;
+    }
     let zeros = vec![0; CHUNK.min(usize::try_from(len).unwrap_or(CHUNK))];
     let mut at = 0;
     while at < len && !stop.load(Ordering::Relaxed) {
@@ -140,6 +214,32 @@ mod tests {
             drop(preparer);
             assert_eq!(disk.list(Path::new("d")).unwrap(), [""; 0], "the thread cleans up");
         }
+    }
+
+    #[test]
+    fn a_released_segment_becomes_zeros_of_the_wanted_length_and_few_wait() {
+        let disk = MemDisk::new();
+        let mut preparer = preparer(&disk, false);
+        let put = |name: &str, len: usize| {
+            let path = PathBuf::from("d").join(name);
+            let mut file = disk.open(&path, OpenMode::CreateNew).unwrap();
+            file.write_all_at(&vec![7; len], 0).unwrap();
+            path
+        };
+        for (seq, len) in [(1, 4096), (2, 9000), (3, 100)] {
+            preparer.release(&put("s", len), seq).unwrap();
+        }
+        let names = disk.list(Path::new("d")).unwrap();
+        assert_eq!(names, ["released-0000000000000001.tmp", "released-0000000000000002.tmp"]);
+        for want in [4096, 5000] {
+            let path = preparer.take(want).unwrap().path;
+            assert_eq!(disk.read_file(&path).unwrap(), vec![0; want as usize]);
+            assert_eq!(disk.pending(&path).unwrap(), 0, "synced");
+            disk.rename(&path, Path::new("d/used")).unwrap();
+        }
+        preparer.release(&put("t", 100), 4).unwrap();
+        drop(preparer);
+        assert_eq!(disk.list(Path::new("d")).unwrap(), ["used"]);
     }
 
     #[test]

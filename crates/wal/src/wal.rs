@@ -303,7 +303,7 @@ impl Wal {
         self.flush()
     }
 
-    /// Deletes the segments that are not needed to open the log at a snapshot at `index`: those that hold only entries
+    /// Deletes or recycles the segments that are not needed to open the log at a snapshot at `index`: those that hold only entries
     /// below it. The last one stays.
     pub fn release_to(&mut self, index: u64) -> Result<()> {
         self.running()?;
@@ -316,8 +316,8 @@ impl Wal {
             let Some(segment) = self.segments.pop_front() else { break };
             let path = segment.path(&self.dir);
             // One by one, oldest first: whatever a crash leaves has no gap.
-            let removed = self.disk.remove_file(&path).context("remove", &path);
-            let done = removed.and_then(|()| self.disk.sync_dir(&self.dir).context("sync", &self.dir));
+            let released = self.preparer.release(&path, segment.seq);
+            let done = released.and_then(|()| self.disk.sync_dir(&self.dir).context("sync", &self.dir));
             self.stop_on_error(done)?;
         }
         Ok(())

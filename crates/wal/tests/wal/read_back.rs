@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kvd_vfs::{MemDisk, Op, RealDisk};
+use kvd_vfs::{MemDisk, Op, RealDisk, Vfs as _};
 use kvd_wal::damage::Finding;
 use kvd_wal::{Error, LogReader, Options, ReadBack, Save, SnapshotRecord, Wal};
 use raft::eraftpb::Entry;
@@ -246,4 +246,27 @@ fn a_reader_follows_a_log_that_is_written_and_released() {
         });
         std::fs::remove_dir_all(&dir).unwrap();
     }
+}
+
+#[test]
+fn a_segment_that_was_recycled_under_a_reader_is_gone_and_no_corruption() {
+    let disk = MemDisk::new();
+    let (mut wal, _) = log(&disk, 60);
+    let mut reader = wal.reader();
+    let next = read(&mut reader, 1, 61, 1).len() as u64 + 1;
+    wal.release_to(50).unwrap();
+    // Until the file that the reader has open was filled with zeros, and written again.
+    let mut last = 60;
+    while disk.list(dir()).unwrap().iter().any(|name| name.starts_with("released-")) {
+        last += 1;
+        wal.save(&[entry(last, 1, 300)], None, true).unwrap();
+    }
+    for _ in 0..30 {
+        last += 1;
+        wal.save(&[entry(last, 1, 300)], None, true).unwrap();
+    }
+    let ReadBack::Gone { first_index } = reader.read(next, last + 1, u64::MAX).unwrap() else {
+        panic!("it was released")
+    };
+    assert_eq!(read(&mut reader, first_index, last + 1, u64::MAX).last(), Some(&entry(last, 1, 300)));
 }
