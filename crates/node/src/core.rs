@@ -46,12 +46,11 @@ pub trait Outside<S: StateMachine> {
     /// Read back the snapshot that a `MsgSnapshot` names, which the transport has stored; answered by
     /// `Done::SnapshotLoaded` or `Done::SnapshotRejected`.
     fn load_snapshot(&mut self, message: Message);
-    /// Read entries back from the log ([`kvd_wal::LogReader::read`] with what the fetch says), beside its writer;
-    /// answered by `Done::Fetched`, or by a failure that ends the member: its log is damaged. No more than two are
-    /// under way at a time.
+    /// Read entries back from the log, beside its writer: [`crate::driver::read_back`], whose answer goes to the inbox. No
+    /// more than two are under way at a time.
     fn fetch_entries(&mut self, fetch: Fetch);
-    /// Remove snapshot files, and then log segments, that nobody needs: `newest` is (term, index) of the newest
-    /// snapshot on record.
+    /// Remove snapshot files ([`crate::driver::discard`]), and then log segments, that nobody needs: `newest` is (term,
+    /// index) of the newest snapshot on record.
     fn discard_older(&mut self, newest: (u64, u64));
     /// The member list changed.
     fn members_changed(&mut self, membership: &Arc<Membership>);
@@ -220,6 +219,7 @@ impl<S: StateMachine> Core<S> {
             Done::SnapshotLoaded { message, restored } => self.step_snapshot(*message, restored, out)?,
             Done::SnapshotRejected => self.loading = false,
             Done::Fetched { fetch, answer } => self.fetched(fetch, answer)?,
+            Done::NotFetched(fetch) => self.not_fetched(fetch),
             Done::Failed(fatal) => return Err(fatal),
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! An operation is done when it ends, so what a power loss finds is an operation that has not begun, one that is cut off
 //! in its middle, or one that is done and of which nobody was told.
 
-use kvd_node::driver::{Done, Write, load};
+use kvd_node::driver::{Done, Write, discard, load, read_back};
 use kvd_wal::Wal;
 
 use crate::machine::Machine;
@@ -207,25 +207,24 @@ impl World {
                     }
                 }
             }
-            Helper::Fetch(fetch) => match run.reader.read(fetch.low, fetch.high, fetch.max_bytes) {
-                Ok(answer) => {
-                    self.count("entries read back");
-                    Done::Fetched { fetch, answer }
+            Helper::Fetch(fetch) => {
+                let done = read_back(&mut run.reader, fetch);
+                match done {
+                    Done::Fetched { .. } => self.count("entries read back"),
+                    _ => self.count("entries that could not be read back"),
                 }
-                Err(error) => Done::Failed(error.into()),
-            },
-            Helper::Discard(newest) => {
-                match run.snapshotter.retain_up_to(kvd_node::driver::SNAPSHOTS_KEPT, newest) {
-                    Ok(left) => {
-                        if let Some((_, oldest)) = left.first() {
-                            let too_far = if mutation == Some(Mutation::ReleasedTooFar) { 100 } else { 1 };
-                            run.log.push_back(Job::Release(oldest + too_far));
-                        }
-                        return None;
-                    }
-                    Err(error) => Done::Failed(error.into()),
-                }
+                done
             }
+            Helper::Discard(newest) => match discard(&run.snapshotter, newest) {
+                Ok(oldest) => {
+                    if let Some(oldest) = oldest {
+                        let too_far = if mutation == Some(Mutation::ReleasedTooFar) { 100 } else { 0 };
+                        run.log.push_back(Job::Release(oldest + too_far));
+                    }
+                    return None;
+                }
+                Err(error) => Done::Failed(error),
+            },
         })
     }
 }
