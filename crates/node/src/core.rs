@@ -22,6 +22,7 @@ use crate::error::{Error, Fatal};
 use crate::event::{Event, Sight, Watchdog};
 use crate::handle::{Role, Status};
 use crate::inbox::{Arrivals, Done, Report};
+use crate::lease::Lease;
 use crate::membership::{self, ChangeOutcome, Verdict};
 use crate::proposal::{Load, Tracker};
 use crate::read_index::Reads;
@@ -85,6 +86,7 @@ pub struct Core<S: StateMachine> {
     pub(crate) pipeline: Pipeline,
     pub(crate) compaction: Compaction,
     pub(crate) reads: Reads,
+    pub(crate) lease: Lease,
     pub(crate) tracker: Tracker,
     pub(crate) changes: Changes,
     /// Index of the last entry that `state` holds.
@@ -128,6 +130,7 @@ impl<S: StateMachine> Core<S> {
         Ok(Self {
             compaction,
             reads: Reads::new(id, boot),
+            lease: Lease::default(),
             tracker: Tracker::new(id, boot),
             changes: Changes::new(id, boot, config.limits.changes),
             pipeline: Pipeline::default(),
@@ -236,6 +239,7 @@ impl<S: StateMachine> Core<S> {
 
     fn tick(&mut self, now: Duration) {
         self.now = now;
+        self.lease.tick();
         if self.pipeline.is_installing() {
             // raft counts the snapshot as applied when it is on record. A campaign before that would look for the
             // entries that it took the place of, and panic.
@@ -406,6 +410,7 @@ impl<S: StateMachine> Core<S> {
             kind => {
                 let change = codec::decode_conf_change(kind, &entry.data)
                     .map_err(|e| unreadable(entry.index, e.to_string()))?;
+                self.lease.forget();
                 if change.changes.is_empty() {
                     self.conf_state = self.raw.apply_conf_change(&change)?;
                     return Ok(());
@@ -471,11 +476,13 @@ impl<S: StateMachine> Core<S> {
     }
 
     pub(crate) fn ask_for_read_index(&mut self) {
+        self.read_by_lease();
         // raft drops a request without a word unless a leader is known, and unless that leader has committed an entry
         // of its own term. Of the second we know only when we lead ourselves.
         let askable = self.raw.raft.leader_id != raft::INVALID_ID
             && (!self.is_leader() || self.raw.raft.commit_to_current_term());
         if let Some(context) = self.reads.next_round(askable, self.now) {
+            self.lease.round_begins();
             self.raw.read_index(context);
         }
     }
