@@ -39,7 +39,10 @@ impl World {
         );
         let Some(run) = &mut self.members[m].running else { return };
         let mut verdict = Ok(());
-        // A sole voter leads before its own vote is durable. If it loses power then, nobody has seen that term.
+        // A sole voter elects itself in one step, and proposes what waits in that step, too: one write holds the vote, and
+        // entries with what its clients asked of it. If it loses power before that is durable, it leads the same term once
+        // more, with what they ask of it then. Nobody has seen the first time: what it sends waits for the write, and so
+        // does the commit. So its entries count once they are durable. With others, their votes come after the own one.
         let sole = self.plan.members == 1;
         run.shadow.write(&write, |before, entry| {
             if verdict.is_ok() && !sole {
@@ -128,13 +131,25 @@ impl World {
             other => other?,
         }
         let mut last = 0;
-        for job in run.log.drain(..some) {
+        for job in run.log.drain(..some).collect::<Vec<_>>() {
             if let Job::Write(write) = job {
                 last = write.seq;
-                member.durable.written(&write);
+                self.is_durable(m, &write);
             }
         }
         Ok(Some(last))
+    }
+
+    /// A write has reached the disk.
+    pub(crate) fn is_durable(&mut self, m: usize, write: &Write) {
+        let id = self.members[m].id;
+        let (sole, mut verdict) = (self.plan.members == 1, Ok(()));
+        self.members[m].durable.written(write, |before, entry| {
+            if verdict.is_ok() && sole {
+                verdict = self.invariants.log_matching.entry(id, before, entry);
+            }
+        });
+        self.expect(verdict);
     }
 
     pub(crate) fn begin_help(&mut self, m: usize, helper: Helper) {
