@@ -8,13 +8,16 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_executor::block_on;
+use futures_util::{StreamExt as _, stream};
 use kvd_raftpb::node::Membership;
 use kvd_vfs::{Disk, MemDisk};
 use kvd_wal::{Options, Save, SnapshotRecord};
 use raft::eraftpb::{ConfState, Entry, HardState};
 
 use super::*;
-use crate::config::Limits;
+use crate::bootstrap::{Home, Start, initial_members};
+use crate::config::{Config, Limits};
 use crate::event::Subscribers;
 use crate::handle::Status;
 use crate::state_machine::View;
@@ -35,8 +38,8 @@ impl View for Script {
 impl StateMachine for Scripted {
     type View = Script;
     type Restored = ();
-    fn apply(&mut self, _: &[Bytes], _: u64) -> Vec<Bytes> {
-        Vec::new()
+    fn apply(&mut self, commands: &[Bytes], _: u64) -> Vec<Bytes> {
+        commands.to_vec()
     }
     fn freeze(&mut self) -> Script {
         Script(Box::new(|_| Ok(())))
@@ -250,4 +253,29 @@ fn a_snapshot_that_is_being_written_is_given_up_when_the_threads_stop() {
     drop(goes_on);
     stopper.join().unwrap().expect("a snapshot that was given up is no failure");
     assert_eq!(memory.disk().list(Path::new("/snap")).unwrap(), [""; 0]);
+}
+
+/// Says that a thread has failed when the loop tells it of members: within a turn, behind what that one handles.
+struct Fails(Mail<Scripted>);
+
+impl Peers for Fails {
+    fn send(&self, _: Vec<Message>) {}
+    fn update(&self, _: &Membership) {
+        self.0.done(Done::Failed(Fatal::Panicked("a thread")));
+    }
+}
+
+#[test]
+fn a_failure_during_the_last_turn_is_the_end_of_the_member() {
+    let home = Home::open(MemDisk::new().disk(), Path::new("/member")).unwrap();
+    let members = initial_members(&["http://a:1".to_owned()]);
+    let node = home.start(Config::new(1), &Start::Initial { cluster_id: 7, members }, Scripted).unwrap();
+    let (handle, peers) = (node.handle(), Arc::new(Fails(node.inbox.0.clone())));
+    // The member makes itself known with its first entry, which has the command. With its result nobody waits any more.
+    let answer = handle.propose(Bytes::from_static(b"last"), Duration::from_secs(5));
+    handle.shutdown();
+    let ticks = stream::iter([Duration::from_millis(100)]).chain(stream::pending());
+    let ended = block_on(node.run(peers, ticks));
+    assert!(block_on(answer).is_ok());
+    assert!(matches!(ended, Err(Fatal::Panicked("a thread"))), "{ended:?}");
 }

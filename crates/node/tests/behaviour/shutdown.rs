@@ -5,6 +5,7 @@ use std::path::Path;
 use kvd_node::{ChangeOutcome, Error, Exit, Fatal, Role};
 use raft::eraftpb::MessageType;
 
+use crate::common::member::Held;
 use crate::common::threads::Cluster;
 use crate::common::{Fate, TICK, World};
 
@@ -117,6 +118,20 @@ fn a_membership_change_in_flight_is_waited_for() {
     world.release();
     assert!(matches!(removed.granted(), ChangeOutcome::Applied { .. }));
     assert!(matches!(world.members[&2].ended, Some(Ok(Exit::Shutdown))));
+}
+
+#[test]
+fn a_promotion_that_nobody_waits_for_is_not_waited_for() {
+    let mut world = World::led(1);
+    world.start_joiner(2);
+    let mut added = world.add_member(1, 2);
+    world.answer(&mut added).expect("it is added");
+    world.hold(1, Held { writes: true, ..Held::default() });
+    world.begin_transcript();
+    world.tick_until("a promotion on its way", |world| world.seen("1: write", "AddNode 2") > 0);
+    world.handle(1).shutdown();
+    world.settle();
+    assert!(matches!(world.members[&1].ended, Some(Ok(Exit::Shutdown))), "without a tick");
 }
 
 #[test]
