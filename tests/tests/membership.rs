@@ -131,6 +131,33 @@ fn a_member_that_lost_its_disk_is_refused_and_returns_under_a_new_id() {
 }
 
 #[test]
+fn a_member_that_was_away_finds_a_leader_that_joined_meanwhile() {
+    let mut cluster = Cluster::start(3);
+    cluster.member_mut(3).stop();
+    for id in [4, 5] {
+        cluster.add(id, 1);
+        wait_until("the joiner is no learner", PATIENCE, || {
+            (cluster.member(id).metric("etcd_server_is_learner") == Some(0.0)).then_some(())
+        });
+    }
+    // A leader that is removed hands over to the one of the highest id among those that have its whole log.
+    let old = cluster.leader();
+    if old < 4 {
+        wait_until("the joiners have the leader's log", PATIENCE, || {
+            let applied = |id| cluster.member(id).metric("etcd_server_proposals_applied_total");
+            (applied(4) >= applied(old) && applied(5) >= applied(old)).then_some(())
+        });
+        assert_eq!(delete(&cluster, old, old), 204);
+        assert!(cluster.member_mut(old).wait_exit().success());
+        assert!(cluster.leader() >= 4, "a member leads that is known to member 3");
+    }
+    cluster.member(4).put("key", "value");
+    // Of those who are left it knows one, who does not lead.
+    cluster.member_mut(3).start();
+    assert_eq!(cluster.member(3).get("key").as_deref(), Some(&b"value"[..]));
+}
+
+#[test]
 fn requests_that_change_nothing_say_why() {
     let cluster = Cluster::start(3);
     let url = cluster.member(2).peer_url();

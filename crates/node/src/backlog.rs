@@ -6,7 +6,7 @@
 //!    After the drain the requests go out ([`Outside::fetch_entries`]), one for each range, two at a time.
 //! 3. The answer comes back, is compared with the log as it is now, and kept; raft is told (`on_entries_fetched`) and
 //!    asks again, this time with success. Or in vain: the log was compacted meanwhile, so raft sends a snapshot; or this
-//!    member no longer leads, and raft does not ask.
+//!    member no longer leads, and raft does not ask. An error that is not damage is no answer: raft asks again later.
 
 use kvd_wal::{Fetch, ReadBack};
 
@@ -29,6 +29,12 @@ impl<S: StateMachine> Core<S> {
             self.readbacks += 1;
             out.fetch_entries(fetch);
         }
+    }
+
+    /// Nothing could be read for now. Nobody is told: raft would ask again at once. It asks when the follower answers the
+    /// next heartbeat.
+    pub(crate) fn not_fetched(&mut self, fetch: Fetch) {
+        self.raw.mut_store().not_fetched(fetch);
     }
 
     /// Entries were read back.

@@ -118,9 +118,9 @@ impl Changes {
         }
     }
 
-    /// Whether nothing is pending.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+    /// Whether somebody waits for an answer. For a promotion nobody does.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.pending.iter().any(|pending| pending.reply.is_some())
     }
 
     /// A new leader may not have what the last one was sent.

@@ -51,9 +51,11 @@ pub struct Config {
     /// Most bytes of a snapshot that are written in a second, so that the log's syncs on the same disk are not held up.
     /// Default 64 MiB.
     pub snapshot_rate: u64,
-    /// Answer linearizable reads from the leader's lease instead of by a round of heartbeats. **Unsafe** under pauses: a
-    /// leader that was stopped for longer than an election (a suspended machine, a stalled disk) does not notice that
-    /// it was replaced, and answers once with an old state. Default off; the gain is small.
+    /// Answer linearizable reads at the leader without a round of heartbeats, if the last one was begun less than an
+    /// election time-out ago: until then nobody else can lead. **Unsafe** under pauses: a leader that was stopped for
+    /// longer than an election (a suspended machine, a stalled disk) does not notice that it was replaced, and answers
+    /// once with an old state. So it may if clocks run at different speeds, or when a member that has just answered it
+    /// restarts and votes for another. Default off; the gain is small.
     pub lease_reads: bool,
     /// Entries kept in the log behind a snapshot for followers that lag, in bytes. Default 16 MiB.
     pub catch_up_bytes: u64,
@@ -109,10 +111,6 @@ impl Config {
             max_committed_size_per_ready: 4 << 20,
             check_quorum: true,
             pre_vote: true,
-            read_only_option: match self.lease_reads {
-                true => raft::ReadOnlyOption::LeaseBased,
-                false => raft::ReadOnlyOption::Safe,
-            },
             ..raft::Config::default()
         }
     }

@@ -22,6 +22,7 @@ use crate::error::{Error, Fatal};
 use crate::event::{Event, Sight, Watchdog};
 use crate::handle::{Role, Status};
 use crate::inbox::{Arrivals, Done, Report};
+use crate::lease::Lease;
 use crate::membership::{self, ChangeOutcome, Verdict};
 use crate::proposal::{Load, Tracker};
 use crate::read_index::Reads;
@@ -46,12 +47,11 @@ pub trait Outside<S: StateMachine> {
     /// Read back the snapshot that a `MsgSnapshot` names, which the transport has stored; answered by
     /// `Done::SnapshotLoaded` or `Done::SnapshotRejected`.
     fn load_snapshot(&mut self, message: Message);
-    /// Read entries back from the log ([`kvd_wal::LogReader::read`] with what the fetch says), beside its writer;
-    /// answered by `Done::Fetched`, or by a failure that ends the member: its log is damaged. No more than two are
-    /// under way at a time.
+    /// Read entries back from the log, beside its writer: [`crate::driver::read_back`], whose answer goes to the inbox. No
+    /// more than two are under way at a time.
     fn fetch_entries(&mut self, fetch: Fetch);
-    /// Remove snapshot files, and then log segments, that nobody needs: `newest` is (term, index) of the newest
-    /// snapshot on record.
+    /// Remove snapshot files ([`crate::driver::discard`]), and then log segments, that nobody needs: `newest` is (term,
+    /// index) of the newest snapshot on record.
     fn discard_older(&mut self, newest: (u64, u64));
     /// The member list changed.
     fn members_changed(&mut self, membership: &Arc<Membership>);
@@ -86,6 +86,7 @@ pub struct Core<S: StateMachine> {
     pub(crate) pipeline: Pipeline,
     pub(crate) compaction: Compaction,
     pub(crate) reads: Reads,
+    pub(crate) lease: Lease,
     pub(crate) tracker: Tracker,
     pub(crate) changes: Changes,
     /// Index of the last entry that `state` holds.
@@ -129,6 +130,7 @@ impl<S: StateMachine> Core<S> {
         Ok(Self {
             compaction,
             reads: Reads::new(id, boot),
+            lease: Lease::default(),
             tracker: Tracker::new(id, boot),
             changes: Changes::new(id, boot, config.limits.changes),
             pipeline: Pipeline::default(),
@@ -220,6 +222,7 @@ impl<S: StateMachine> Core<S> {
             Done::SnapshotLoaded { message, restored } => self.step_snapshot(*message, restored, out)?,
             Done::SnapshotRejected => self.loading = false,
             Done::Fetched { fetch, answer } => self.fetched(fetch, answer)?,
+            Done::NotFetched(fetch) => self.not_fetched(fetch),
             Done::Failed(fatal) => return Err(fatal),
         }
         Ok(())
@@ -236,6 +239,7 @@ impl<S: StateMachine> Core<S> {
 
     fn tick(&mut self, now: Duration) {
         self.now = now;
+        self.lease.tick();
         if self.must_not_campaign() {
             // It is over in a moment.
         } else if self.is_leader() || !self.is_sole_voter() {
@@ -414,6 +418,7 @@ impl<S: StateMachine> Core<S> {
             kind => {
                 let change = codec::decode_conf_change(kind, &entry.data)
                     .map_err(|e| unreadable(entry.index, e.to_string()))?;
+                self.lease.forget();
                 if change.changes.is_empty() {
                     self.conf_state = self.raw.apply_conf_change(&change)?;
                     return Ok(());
@@ -479,11 +484,13 @@ impl<S: StateMachine> Core<S> {
     }
 
     pub(crate) fn ask_for_read_index(&mut self) {
+        self.read_by_lease();
         // raft drops a request without a word unless a leader is known, and unless that leader has committed an entry
         // of its own term. Of the second we know only when we lead ourselves.
         let askable = self.raw.raft.leader_id != raft::INVALID_ID
             && (!self.is_leader() || self.raw.raft.commit_to_current_term());
         if let Some(context) = self.reads.next_round(askable, self.now) {
+            self.lease.round_begins();
             self.raw.read_index(context);
         }
     }

@@ -17,11 +17,12 @@ use crate::state_machine::StateMachine;
 
 pub use crate::core::{Core, Outside};
 pub use crate::inbox::{Arrivals, Done, Inbox};
+pub use crate::log_threads::read_back;
 pub use crate::proposal::Load;
 pub use crate::ready::Write;
 pub use crate::replicated::{Frozen, Restored};
 pub use crate::run::Attended;
-pub use crate::threads::{SNAPSHOTS_KEPT, load};
+pub use crate::threads::{discard, load};
 pub use kvd_wal::{Fetch, LogReader, ReadBack};
 
 /// What a [`Node`] consists of.

@@ -61,6 +61,8 @@ pub enum Done<R> {
         /// What the log's reader found.
         answer: kvd_wal::ReadBack,
     },
+    /// Entries could not be read back for now.
+    NotFetched(kvd_wal::Fetch),
     /// Something that ends the member.
     Failed(Fatal),
 }

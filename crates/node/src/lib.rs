@@ -35,6 +35,8 @@ mod error;
 mod event;
 mod handle;
 mod inbox;
+mod lease;
+mod log_threads;
 mod logger;
 mod membership;
 mod metrics;

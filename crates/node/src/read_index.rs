@@ -97,14 +97,27 @@ impl Reads {
         self.round = None;
     }
 
-    /// raft answered the round with that context.
-    pub(crate) fn confirm(&mut self, context: &[u8], index: u64) {
-        if let Some(round) = self.round.take_if(|round| round.context == context) {
-            // Rounds are answered in their order, so an index counts as no lower than the one before it.
-            let index = index.max(self.confirmed.back().map_or(0, |last| last.index));
-            let waiters = std::mem::take(&mut self.sharing);
-            self.confirmed.push_back(Confirmed { index, begun: round.sent, waiters });
+    /// raft answered the round with that context. Says whether it is the one in flight.
+    pub(crate) fn confirm(&mut self, context: &[u8], index: u64) -> bool {
+        let Some(round) = self.round.take_if(|round| round.context == context) else { return false };
+        let waiters = std::mem::take(&mut self.sharing);
+        self.push_confirmed(index, round.sent, waiters);
+        true
+    }
+
+    /// Nothing that was committed by now is beyond that index: it is the answer to everybody who waits for one.
+    pub(crate) fn confirm_all(&mut self, index: u64, now: Duration) {
+        let mut waiters = std::mem::take(&mut self.sharing);
+        waiters.append(&mut self.arrived);
+        if !waiters.is_empty() {
+            self.push_confirmed(index, now, waiters);
         }
+    }
+
+    fn push_confirmed(&mut self, index: u64, begun: Duration, waiters: Vec<Waiter>) {
+        // Rounds are answered in their order, so an index counts as no lower than the one before it.
+        let index = index.max(self.confirmed.back().map_or(0, |last| last.index));
+        self.confirmed.push_back(Confirmed { index, begun, waiters });
     }
 
     /// The number of reads that wait for an answer.

@@ -178,7 +178,9 @@ impl<S: StateMachine> Core<S> {
         self.raw.mut_store().append(&entries);
         let committed = ready.take_committed_entries();
         for read in ready.take_read_states() {
-            self.reads.confirm(&read.request_ctx, read.index);
+            if self.reads.confirm(&read.request_ctx, read.index) && self.is_leader() {
+                self.lease.confirmed(self.raw.raft.term);
+            }
         }
         self.raw.advance_append_async(ready);
         if !must_sync {

@@ -113,7 +113,7 @@ impl<S: StateMachine> Node<S> {
             self.core.changes.removed(self.core.config.id, self.core.applied);
         }
         self.core.fail_all(&error, "this member stopped before it was applied");
-        let closed = threads.stop(self.core.pipeline.take_unsaved());
+        let closed = threads.stop(self.core.pipeline.take_unsaved(), late.done);
         drop(self.lock);
         let exit = ended?;
         closed?;

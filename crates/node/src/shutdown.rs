@@ -24,7 +24,7 @@ impl<S: StateMachine> Core<S> {
     }
 
     fn nobody_waits(&self) -> bool {
-        self.tracker.is_empty() && self.changes.is_empty() && self.reads.waiting() == 0
+        self.tracker.is_empty() && !self.changes.is_waited_for() && self.reads.waiting() == 0
     }
 
     /// Goes on to the next phase if this one is done, and says whether it did.

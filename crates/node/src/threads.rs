@@ -1,55 +1,29 @@
-//! What blocks, on threads of its own: the log, and snapshot files.
+//! What blocks, on threads of its own: the log (`log_threads.rs`), and snapshot files.
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kvd_raftpb::peers::Peers;
 use kvd_snap::Snapshotter;
-use kvd_wal::{Fetch, LogReader, SnapshotRecord, Wal};
+use kvd_wal::{Fetch, LogReader, Wal};
 use raft::eraftpb::{Message, SnapshotMetadata};
 
 use crate::core::Outside;
 use crate::error::Fatal;
 use crate::handle::Shown;
 use crate::inbox::{Done, Inbox};
+use crate::log_threads::{Job, Jobs, log_thread, read_thread};
 use crate::metrics::Metrics;
 use crate::ready::Write;
 use crate::replicated::{self, Frozen, Restored};
 use crate::state_machine::StateMachine;
-use crate::throttle::Throttle;
+use crate::throttle::{Pace as _, Stopping, Throttle};
 
 /// How many snapshots stay on disk: the newest, and one to fall back to.
-pub const SNAPSHOTS_KEPT: usize = 2;
-
-/// Writes share a sync until they hold this many bytes of payload.
-const MAX_GROUP_BYTES: usize = 16 << 20;
-
-/// After so long without work the log's reader closes its file, whose segment may have been deleted.
-const READER_REST: Duration = Duration::from_secs(5);
-
-enum Job {
-    Write(Write),
-    /// Segments that opening the log at the snapshot of this index does not need may go.
-    Release(u64),
-    /// Write what is left, say that this is the end, and close.
-    Close(Option<raft::eraftpb::HardState>),
-}
-
-/// The queue of the log's thread. It needs no bound of its own: raft bounds what a leader has uncommitted, and what it
-/// has on its way to a follower.
-#[derive(Clone)]
-struct Jobs(mpsc::Sender<Job>);
-
-impl Jobs {
-    fn put(&self, job: Job) {
-        // The thread ends before its queue only after it has told the loop of a failure.
-        let _ = self.0.send(job);
-    }
-}
+const SNAPSHOTS_KEPT: usize = 2;
 
 type Mail<S> = Arc<Inbox<Restored<<S as StateMachine>::Restored>>>;
 
@@ -65,7 +39,7 @@ pub(crate) struct Threads<S: StateMachine> {
     jobs: Jobs,
     log: JoinHandle<()>,
     /// Set when the member stops: a snapshot that is being written is given up.
-    stopping: Arc<AtomicBool>,
+    stopping: Arc<Stopping>,
     reader: LogReader,
     /// The queue of the thread that reads the log back, once there was something to read.
     fetches: Option<mpsc::Sender<Fetch>>,
@@ -93,7 +67,7 @@ impl<S: StateMachine> Threads<S> {
                 }
             })?
         };
-        let jobs = Jobs(sender);
+        let jobs = Jobs::new(sender);
         Ok(Self {
             inbox,
             peers,
@@ -110,25 +84,32 @@ impl<S: StateMachine> Threads<S> {
         })
     }
 
-    /// Closes the log and joins every thread. What was handed over before is on disk when this returns, or the error
-    /// is what the log's thread reported.
-    pub(crate) fn stop(self, hard_state: Option<raft::eraftpb::HardState>) -> Result<(), Fatal> {
-        self.stopping.store(true, Ordering::Relaxed);
+    /// Closes the log and joins every thread, whatever became of the others: nobody touches the member's files after
+    /// this. What was handed over before is on disk then, or the error is the first that a thread reported. `said` is
+    /// what the threads said and the loop has not heard.
+    pub(crate) fn stop(
+        self,
+        hard_state: Option<raft::eraftpb::HardState>,
+        said: Vec<Done<Restored<S::Restored>>>,
+    ) -> Result<(), Fatal> {
+        self.stopping.stop();
         self.jobs.put(Job::Close(hard_state));
         drop(self.jobs);
         drop(self.fetches);
-        for (name, helper) in self.helpers {
-            helper.join().map_err(|_| Fatal::Panicked(name))?;
+        let mut panicked = None;
+        for (name, thread) in self.helpers.into_iter().chain([("kvd-wal", self.log)]) {
+            if thread.join().is_err() {
+                panicked.get_or_insert(name);
+            }
         }
-        self.log.join().map_err(|_| Fatal::Panicked("kvd-wal"))?;
         // The loop is over; whatever was said since then is here.
         let (left, _) = self.inbox.take(Default::default(), 0);
-        for done in left.done {
+        for done in said.into_iter().chain(left.done) {
             if let Done::Failed(fatal) = done {
                 return Err(fatal);
             }
         }
-        Ok(())
+        panicked.map_or(Ok(()), |name| Err(Fatal::Panicked(name)))
     }
 
     /// Runs `work` on a thread of its own. There is one of each name at a time: the last one is joined first, which
@@ -199,12 +180,12 @@ impl<S: StateMachine> Outside<S> for Threads<S> {
             let begun = Instant::now();
             let mut state = Some(state);
             let saved = snapshotter.save(&metadata, &mut |out| match state.take() {
-                Some(state) => state.write(&mut Throttle::new(out, rate, &stopping)),
+                Some(state) => state.write(&mut Throttle::new(out, rate, &*stopping)),
                 None => Err(std::io::Error::other("a frozen state is written once")),
             });
             let bytes = match saved {
                 Ok(bytes) => bytes,
-                Err(_) if stopping.load(Ordering::Relaxed) => return Ok(()),
+                Err(_) if stopping.is_stopped() => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
             metrics.snapshot_save_seconds.observe(begun.elapsed().as_secs_f64());
@@ -249,9 +230,8 @@ impl<S: StateMachine> Outside<S> for Threads<S> {
         }
         let (snapshotter, jobs) = (self.snapshotter.clone(), self.jobs.clone());
         self.help("kvd-discard", move || {
-            let left = snapshotter.retain_up_to(SNAPSHOTS_KEPT, newest)?;
-            if let Some((_, oldest)) = left.first() {
-                jobs.put(Job::Release(*oldest));
+            if let Some(oldest) = discard(&snapshotter, newest)? {
+                jobs.put(Job::Release(oldest));
             }
             Ok(())
         });
@@ -261,6 +241,16 @@ impl<S: StateMachine> Outside<S> for Threads<S> {
         self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner).membership = membership.clone();
         self.peers.update(membership);
     }
+}
+
+/// Removes the snapshot files that nobody needs any more. `newest` is (term, index) of the newest one on record. Returns
+/// the index of the oldest that stays, for [`Wal::release_to`]: the log must go on being openable there.
+///
+/// # Errors
+/// If a file cannot be removed.
+pub fn discard(snapshotter: &Snapshotter, newest: (u64, u64)) -> Result<Option<u64>, Fatal> {
+    let left = snapshotter.retain_up_to(SNAPSHOTS_KEPT, newest)?;
+    Ok(left.first().map(|(_, oldest)| *oldest))
 }
 
 /// Reads a stored snapshot back.
@@ -289,86 +279,6 @@ pub fn load<S: StateMachine>(
     Ok(restored)
 }
 
-/// Reads entries back for as long as somebody may ask.
-fn read_thread<R: Send>(
-    mut reader: LogReader,
-    fetches: &mpsc::Receiver<Fetch>,
-    inbox: &Inbox<R>,
-) -> Result<(), Fatal> {
-    loop {
-        let fetch = match fetches.recv_timeout(READER_REST) {
-            Ok(fetch) => fetch,
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                reader.rest();
-                match fetches.recv() {
-                    Ok(fetch) => fetch,
-                    Err(mpsc::RecvError) => return Ok(()),
-                }
-            }
-        };
-        let answer = reader.read(fetch.low, fetch.high, fetch.max_bytes)?;
-        inbox.done(Done::Fetched { fetch, answer });
-    }
-}
-
-/// Writes what the loop hands over: everything that waits goes out in one group, with one sync.
-fn log_thread<R: Send>(
-    mut wal: Wal,
-    jobs: &mpsc::Receiver<Job>,
-    inbox: &Inbox<R>,
-    metrics: &Metrics,
-) -> Result<(), kvd_wal::Error> {
-    let mut group: Vec<Write> = Vec::new();
-    while let Ok(job) = jobs.recv() {
-        let mut next = Some(job);
-        let mut bytes = 0;
-        while let Some(job) = next.take() {
-            match job {
-                Job::Write(write) => {
-                    bytes += write.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
-                    group.push(write);
-                    if bytes < MAX_GROUP_BYTES {
-                        next = jobs.try_recv().ok();
-                    }
-                }
-                Job::Release(index) => {
-                    flush(&mut wal, &mut group, inbox, metrics)?;
-                    wal.release_to(index)?;
-                }
-                Job::Close(hard_state) => {
-                    flush(&mut wal, &mut group, inbox, metrics)?;
-                    wal.save(&[], hard_state.as_ref(), false)?;
-                    return wal.close();
-                }
-            }
-        }
-        flush(&mut wal, &mut group, inbox, metrics)?;
-    }
-    Ok(())
-}
-
-fn flush<R: Send>(
-    wal: &mut Wal,
-    group: &mut Vec<Write>,
-    inbox: &Inbox<R>,
-    metrics: &Metrics,
-) -> Result<(), kvd_wal::Error> {
-    let Some(seq) = group.last().map(|write| write.seq) else { return Ok(()) };
-    let (begun, before) = (Instant::now(), wal.log_bytes());
-    let saves: Vec<kvd_wal::Save<'_>> = group
-        .iter()
-        .map(|write| kvd_wal::Save {
-            snapshot: write.snapshot.as_ref().map(|s| SnapshotRecord { index: s.index, term: s.term }),
-            entries: &write.entries,
-            hard_state: write.hard_state.as_ref(),
-            must_sync: true,
-        })
-        .collect();
-    wal.save_group(&saves)?;
-    metrics.wal_fsync_seconds.observe(begun.elapsed().as_secs_f64());
-    metrics.wal_write_bytes.inc_by(wal.log_bytes() - before);
-    group.clear();
-    inbox.done(Done::Written(seq));
-    Ok(())
-}
+#[cfg(test)]
+#[path = "threads_tests.rs"]
+mod tests;

@@ -314,6 +314,11 @@ impl LogStorage {
         Ok(waiting)
     }
 
+    /// A fetch has no answer, for the disk could not be read. Who waits for it has to ask again.
+    pub fn not_fetched(&mut self, fetch: Fetch) {
+        self.fetches.get_mut().answered(fetch.low);
+    }
+
     /// Forgets what was to be read back, and what was: nobody is to be sent anything.
     pub fn forget_fetches(&mut self) {
         self.fetches.get_mut().clear();

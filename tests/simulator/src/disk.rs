@@ -3,7 +3,7 @@
 //! An operation is done when it ends, so what a power loss finds is an operation that has not begun, one that is cut off
 //! in its middle, or one that is done and of which nobody was told.
 
-use kvd_node::driver::{Done, Write, load};
+use kvd_node::driver::{Done, Write, discard, load, read_back};
 use kvd_wal::Wal;
 
 use crate::machine::Machine;
@@ -39,7 +39,10 @@ impl World {
         );
         let Some(run) = &mut self.members[m].running else { return };
         let mut verdict = Ok(());
-        // A sole voter leads before its own vote is durable. If it loses power then, nobody has seen that term.
+        // A sole voter elects itself in one step, and proposes what waits in that step, too: one write holds the vote, and
+        // entries with what its clients asked of it. If it loses power before that is durable, it leads the same term once
+        // more, with what they ask of it then. Nobody has seen the first time: what it sends waits for the write, and so
+        // does the commit. So its entries count once they are durable. With others, their votes come after the own one.
         let sole = self.plan.members == 1;
         run.shadow.write(&write, |before, entry| {
             if verdict.is_ok() && !sole {
@@ -128,13 +131,25 @@ impl World {
             other => other?,
         }
         let mut last = 0;
-        for job in run.log.drain(..some) {
+        for job in run.log.drain(..some).collect::<Vec<_>>() {
             if let Job::Write(write) = job {
                 last = write.seq;
-                member.durable.written(&write);
+                self.is_durable(m, &write);
             }
         }
         Ok(Some(last))
+    }
+
+    /// A write has reached the disk.
+    pub(crate) fn is_durable(&mut self, m: usize, write: &Write) {
+        let id = self.members[m].id;
+        let (sole, mut verdict) = (self.plan.members == 1, Ok(()));
+        self.members[m].durable.written(write, |before, entry| {
+            if verdict.is_ok() && sole {
+                verdict = self.invariants.log_matching.entry(id, before, entry);
+            }
+        });
+        self.expect(verdict);
     }
 
     pub(crate) fn begin_help(&mut self, m: usize, helper: Helper) {
@@ -207,25 +222,24 @@ impl World {
                     }
                 }
             }
-            Helper::Fetch(fetch) => match run.reader.read(fetch.low, fetch.high, fetch.max_bytes) {
-                Ok(answer) => {
-                    self.count("entries read back");
-                    Done::Fetched { fetch, answer }
+            Helper::Fetch(fetch) => {
+                let done = read_back(&mut run.reader, fetch);
+                match done {
+                    Done::Fetched { .. } => self.count("entries read back"),
+                    _ => self.count("entries that could not be read back"),
                 }
-                Err(error) => Done::Failed(error.into()),
-            },
-            Helper::Discard(newest) => {
-                match run.snapshotter.retain_up_to(kvd_node::driver::SNAPSHOTS_KEPT, newest) {
-                    Ok(left) => {
-                        if let Some((_, oldest)) = left.first() {
-                            let too_far = if mutation == Some(Mutation::ReleasedTooFar) { 100 } else { 1 };
-                            run.log.push_back(Job::Release(oldest + too_far));
-                        }
-                        return None;
-                    }
-                    Err(error) => Done::Failed(error.into()),
-                }
+                done
             }
+            Helper::Discard(newest) => match discard(&run.snapshotter, newest) {
+                Ok(oldest) => {
+                    if let Some(oldest) = oldest {
+                        let too_far = if mutation == Some(Mutation::ReleasedTooFar) { 100 } else { 0 };
+                        run.log.push_back(Job::Release(oldest + too_far));
+                    }
+                    return None;
+                }
+                Err(error) => Done::Failed(error),
+            },
         })
     }
 }

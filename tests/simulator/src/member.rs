@@ -391,7 +391,7 @@ impl World {
             if let (Job::Write(write), Ok(())) = (&job, &result) {
                 result = save(&mut run.wal, &[write], None);
                 if result.is_ok() {
-                    self.members[m].durable.written(write);
+                    self.is_durable(m, write);
                 }
             }
         }

@@ -31,6 +31,8 @@ struct State {
     confirms: usize,
     /// The loop does not turn.
     stuck: bool,
+    /// No leader can be asked, which is known at the deadline.
+    lost: bool,
 }
 
 impl Fake {
@@ -44,6 +46,7 @@ impl Fake {
             reads: Vec::new(),
             confirms: 0,
             stuck: false,
+            lost: false,
         };
         Self { state: Arc::new(Mutex::new(state)), gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
     }
@@ -84,10 +87,14 @@ impl Door for Fake {
         Ok(Reading { revision: state.store.revision(), record: state.store.get(&key).cloned(), age })
     }
 
-    async fn confirm(&self, _: Duration) -> Result<(), Error> {
+    async fn confirm(&self, timeout: Duration) -> Result<(), Error> {
         self.state().confirms += 1;
         if self.state().stuck {
             pending::<()>().await;
+        }
+        if self.state().lost {
+            tokio::time::sleep(timeout).await;
+            return Err(Error::NoLeader);
         }
         self.working().map(drop)
     }

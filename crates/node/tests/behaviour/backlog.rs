@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kvd_node::Fatal;
 use kvd_raftpb::peers::PeerHandler as _;
-use kvd_vfs::Vfs as _;
+use kvd_vfs::{MemDisk, Op, Vfs as _};
 use prometheus_client::registry::Registry;
 use raft::eraftpb::{Message, MessageType};
 
@@ -310,4 +310,25 @@ fn a_leader_cannot_hand_over_to_a_member_that_has_yet_to_apply_a_long_log() {
     world.handle(2).deliver(1, message);
     world.settle();
     assert!(world.is_leader(2), "afterwards it can");
+}
+
+#[test]
+fn an_error_that_is_no_damage_is_over_the_next_time_and_ends_nobody() {
+    // EIO, ENOMEM, ENFILE, EMFILE: the disk, or the system, is short of something for a moment.
+    for errno in [MemDisk::EIO, 12, 23, 24] {
+        let mut world = reading();
+        let disk = world.members[&1].disk.clone();
+        for _ in 0..3 {
+            disk.fail_nth(Op::Read, 1, errno);
+            world.hold(1, Held::default());
+            world.settle();
+            assert!(world.is_leader(1), "{errno}: {:?}", world.members[&1].ended);
+            world.hold(1, Held { fetches: true, ..Held::default() });
+            world.tick_until("asked again", |world| !world.run(1).effects.fetches.is_empty());
+        }
+        world.hold(1, Held::default());
+        world.tick_until("caught up", |world| world.status(3).applied == world.status(1).applied);
+        world.assert_agreement();
+        assert!(world.run(1).core.raft().store().bytes() <= CACHE);
+    }
 }

@@ -18,3 +18,4 @@ mod shutdown;
 mod single;
 mod snapshots;
 mod traps;
+mod turns;

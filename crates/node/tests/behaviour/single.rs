@@ -153,3 +153,31 @@ fn while_the_disk_stalls_a_follower_keeps_its_leader() {
     world.hold(2, Held::default());
     world.answer(&mut asked).expect("it is applied");
 }
+
+#[test]
+fn a_sole_voter_tells_its_learners_of_a_term_once_it_is_durable() {
+    // It elects itself in one step, and after a power loss it could lead the same term once more, with other entries.
+    let mut world = World::led(1);
+    world.start_joiner(2);
+    // Nothing from the learner arrives, so it stays one.
+    world.wire.intercept(|from, _| if from == 2 { Fate::Drop } else { Fate::Deliver });
+    let mut added = world.add_member(1, 2);
+    world.answer(&mut added).expect("it is added");
+    // With this, the log knows that it is committed.
+    world.put(1, "a");
+    world.crash(1);
+    world.restart(1);
+    world.hold(1, Held { writes: true, ..Held::default() });
+    world.begin_transcript();
+    // Long enough for heartbeats, too.
+    (0..5).for_each(|_| world.tick_one(1));
+    assert!(world.is_leader(1) && world.status(1).term == 3, "{:?}", world.status(1));
+    assert!(world.run(1).core.raft().raft.prs().conf().learners().contains(&2));
+    assert_eq!(world.seen("1: send to 2:", ""), 0, "{}", world.transcript_end());
+    // Lost, it is led again: nobody has heard of it.
+    world.crash(1);
+    world.restart(1);
+    world.elect(1);
+    assert_eq!(world.status(1).term, 3);
+    assert!(world.seen("1: send to 2:", "term 3") > 0);
+}

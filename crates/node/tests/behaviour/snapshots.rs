@@ -1,10 +1,13 @@
 //! Snapshots: when they are taken, what they hold, and how they reach a member that needs one.
 
+use std::path::Path;
+
 use kvd_node::driver::Load;
+use kvd_node::{Fatal, Role};
 use kvd_vfs::MemDisk;
 use raft::eraftpb::MessageType;
 
-use crate::common::member::Held;
+use crate::common::member::{DIR, Held};
 use crate::common::{Fate, World};
 
 /// A cluster that takes a snapshot every few commands and keeps hardly anything behind it.
@@ -183,7 +186,7 @@ fn a_snapshot_that_cannot_be_written_ends_the_member() {
     world.member(1).disk.fail_nth(kvd_vfs::Op::Write, 1, MemDisk::ENOSPC);
     world.hold(1, Held::default());
     world.settle();
-    assert!(matches!(world.members[&1].ended, Some(Err(kvd_node::Fatal::Snap(_)))));
+    assert!(matches!(world.members[&1].ended, Some(Err(Fatal::Snap(_)))));
     world.crash(1);
     world.restart(1);
     world.elect(1);
@@ -206,4 +209,93 @@ fn a_damaged_newest_snapshot_is_set_aside_for_the_one_before() {
     assert_eq!(world.status(1).snapshot, older.1);
     world.elect(1);
     assert_eq!(world.journal(1).text().len(), 60);
+}
+
+#[test]
+fn a_member_that_takes_in_a_snapshot_does_not_campaign_before_it_is_on_record() {
+    let mut world = eager(3);
+    world.wire.cut.insert(3);
+    put_many(&mut world, 1, 30);
+    world.wire.cut.clear();
+    world.hold(3, Held { writes: true, ..Held::default() });
+    world.begin_transcript();
+    world.tick_until("a record on its way", |world| world.seen("3: write", "record") > 0);
+    // Its leader is gone again, for longer than two elections, and its disk takes as long.
+    world.wire.cut.insert(3);
+    world.ticks(50);
+    assert_eq!(world.status(3).role, Role::Follower);
+    assert!(world.journal(3).text().len() > 20, "the state is in place");
+    world.hold(3, Held::default());
+    world.settle();
+    world.tick_until("a campaign", |world| world.status(3).role == Role::Candidate);
+    world.wire.cut.clear();
+    let mut asked = world.propose(3, "after");
+    world.answer(&mut asked).expect("it is applied");
+    world.ticks(5);
+    world.assert_agreement();
+}
+
+#[test]
+fn a_member_without_a_snapshot_that_can_be_read_does_not_start_and_says_what_to_do() {
+    let mut world = eager(1);
+    put_many(&mut world, 1, 60);
+    world.crash(1);
+    let disk = world.members[&1].disk.clone();
+    let dir = Path::new(DIR).join("snap");
+    let names = disk.disk().list(&dir).expect("a directory");
+    assert_eq!(names.len(), 2, "{names:?}");
+    let mut kept = Vec::new();
+    for name in &names {
+        let path = dir.join(name);
+        let bytes = disk.read_file(&path).expect("it is there");
+        let mut damaged = bytes.clone();
+        damaged[bytes.len() / 2] ^= 1;
+        disk.overwrite_file(&path, damaged).expect("it is there");
+        kept.push((path, bytes));
+    }
+    // Each time: the log is never taken for that of a member that has nothing.
+    for _ in 0..2 {
+        let refused = world.member(1).restart().expect_err("there is nothing to start from");
+        assert!(matches!(&refused, Fatal::NoSnapshot(at) if *at == dir), "{refused}");
+        assert!(refused.to_string().contains("bring the files back"), "{refused}");
+    }
+    let names = disk.disk().list(&dir).expect("a directory");
+    assert!(names.len() == 2 && names.iter().all(|name| name.ends_with(".snap.broken")), "{names:?}");
+    for (path, bytes) in kept {
+        disk.disk().rename(&path.with_extension("snap.broken"), &path).expect("it is brought back");
+        disk.overwrite_file(&path, bytes).expect("it is there");
+    }
+    world.restart(1);
+    world.elect(1);
+    assert_eq!(world.journal(1).text().len(), 60);
+}
+
+#[test]
+fn a_snapshot_with_another_conf_state_than_the_announced_one_is_refused() {
+    let mut world = eager(3);
+    world.wire.cut.insert(3);
+    put_many(&mut world, 1, 30);
+    let copy = std::rc::Rc::new(std::cell::RefCell::new(None));
+    let kept = copy.clone();
+    world.wire.intercept(move |_, message| match message.get_msg_type() {
+        MessageType::MsgSnapshot => {
+            kept.borrow_mut().get_or_insert(message.clone());
+            Fate::Drop
+        }
+        _ => Fate::Deliver,
+    });
+    world.wire.cut.clear();
+    world.tick_until("a snapshot", |_| copy.borrow().is_some());
+    world.wire.forget();
+    let mut message = copy.borrow_mut().take().expect("it was sent");
+    message.mut_snapshot().mut_metadata().mut_conf_state().learners.push(9);
+    world.begin_transcript();
+    world.wire.send(1, &message);
+    world.settle();
+    assert_eq!((world.seen("3: load snapshot", ""), world.run(3).effects.loads.len()), (1, 0));
+    assert_eq!((world.status(3).snapshot, world.journal(3).text().len()), (1, 0), "it is not put in place");
+    // The next one is as it was announced.
+    world.tick_until("the state", |world| world.journal(3).text().len() == 30);
+    assert_eq!(world.run(3).core.raft().store().snapshot_metadata().get_conf_state().learners, [0; 0]);
+    world.assert_agreement();
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use kvd_node::driver::Write;
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::{Look, Verdict};
 use crate::shadow::Shadow;
@@ -22,9 +22,9 @@ pub struct Durable {
 }
 
 impl Durable {
-    /// A write is durable.
-    pub fn written(&mut self, write: &Write) {
-        self.log.write(write, |_, _| {});
+    /// A write is durable. `entry` is called for each of its entries, with the term of the one before it.
+    pub fn written(&mut self, write: &Write, entry: impl FnMut(u64, &Entry)) {
+        self.log.write(write, entry);
         if let Some(state) = &write.hard_state {
             (self.term, self.vote) = (state.term, state.vote);
         }

@@ -316,6 +316,19 @@ async fn a_loop_that_does_not_turn_is_not_alive() {
     assert_eq!(answer.status().as_u16(), 503);
 }
 
+#[tokio::test(start_paused = true)]
+async fn without_a_leader_a_member_is_alive_within_a_fifth_of_a_second_and_not_ready_within_a_second() {
+    let door = Fake::new();
+    door.state().lost = true;
+    let connections = Connections::new(door.clone(), Extras::default(), Options::default());
+    for (path, status, limit) in [("livez", 200, 200), ("readyz", 503, 1000)] {
+        let asked = tokio::time::Instant::now();
+        let answer = crate::operations::handle(&connections.shared, path).await;
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+        assert!(asked.elapsed() <= Duration::from_millis(limit), "{path} after {:?}", asked.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn ready_is_who_read_linearizably_of_late() {
     let door = Fake::new();

@@ -1,6 +1,7 @@
 //! A state machine that remembers every command and where it was applied.
 
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ pub(crate) struct Journal {
     commands: Arc<Mutex<Commands>>,
     watcher: Arc<Mutex<Option<Watcher>>>,
     gate: Arc<Mutex<Option<Gate>>>,
+    panics: Arc<AtomicBool>,
 }
 
 impl Journal {
@@ -48,6 +50,11 @@ impl Journal {
         *self.gate.lock().unwrap() = Some(gate);
     }
 
+    /// From now on a snapshot is not written, for there is a bug.
+    pub(crate) fn panic_when_written(&self) {
+        self.panics.store(true, Ordering::Relaxed);
+    }
+
     /// Calls `watcher` with each command from within [`StateMachine::apply`].
     pub(crate) fn watch(&self, watcher: impl FnMut(&Bytes) + Send + 'static) {
         *self.watcher.lock().unwrap() = Some(Box::new(watcher));
@@ -72,7 +79,8 @@ impl StateMachine for Journal {
     }
 
     fn freeze(&mut self) -> Frozen {
-        Frozen(self.commands(), self.gate.lock().unwrap().clone())
+        let (gate, panics) = (self.gate.lock().unwrap().clone(), self.panics.load(Ordering::Relaxed));
+        Frozen { commands: self.commands(), gate, panics }
     }
 
     fn restore(reader: &mut dyn Read) -> io::Result<Commands> {
@@ -97,18 +105,23 @@ impl StateMachine for Journal {
 }
 
 /// A frozen [`Journal`]: count, then index and length of each command, then the commands; numbers as u64 LE.
-pub(crate) struct Frozen(Commands, Option<Gate>);
+pub(crate) struct Frozen {
+    commands: Commands,
+    gate: Option<Gate>,
+    panics: bool,
+}
 
 impl View for Frozen {
     fn write(self, out: &mut dyn Write) -> io::Result<()> {
-        if let Some((open, opened)) = self.1.as_deref() {
+        assert!(!self.panics, "a bug of the state machine, for a test");
+        if let Some((open, opened)) = self.gate.as_deref() {
             drop(opened.wait_while(open.lock().unwrap(), |open| !*open));
         }
-        out.write_all(&(self.0.len() as u64).to_le_bytes())?;
-        for (index, command) in &self.0 {
+        out.write_all(&(self.commands.len() as u64).to_le_bytes())?;
+        for (index, command) in &self.commands {
             out.write_all(&index.to_le_bytes())?;
             out.write_all(&(command.len() as u64).to_le_bytes())?;
         }
-        self.0.iter().try_for_each(|(_, command)| out.write_all(command))
+        self.commands.iter().try_for_each(|(_, command)| out.write_all(command))
     }
 }

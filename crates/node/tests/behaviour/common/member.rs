@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use kvd_node::driver::{
-    Attended, Core, Done, Fetch, Frozen, LogReader, Outside, Parts, Restored, Write, load,
+    Attended, Core, Done, Fetch, Frozen, LogReader, Outside, Parts, Restored, Write, discard, load, read_back,
 };
 use kvd_node::{Config, Exit, Fatal, Handle, Home, Membership, Start};
 use kvd_snap::Snapshotter;
@@ -249,14 +249,10 @@ impl Member {
             });
         } else if !held.fetches && !effects.fetches.is_empty() {
             let fetch = effects.fetches.pop_front().expect("there is one");
-            inbox.done(match reader.read(fetch.low, fetch.high, fetch.max_bytes) {
-                Ok(answer) => Done::Fetched { fetch, answer },
-                Err(error) => Done::Failed(error.into()),
-            });
+            inbox.done(read_back(reader, fetch));
         } else if let Some(newest) = effects.discard.take() {
-            let left = snapshotter.retain_up_to(kvd_node::driver::SNAPSHOTS_KEPT, newest).expect("discard");
-            if let Some((_, oldest)) = left.first() {
-                wal.release_to(oldest + 1).expect("release");
+            if let Some(oldest) = discard(snapshotter, newest).expect("discard") {
+                wal.release_to(oldest).expect("release");
             }
         } else {
             return false;
