@@ -1,5 +1,6 @@
 //! The log's threads: one writes, one reads back what is no longer in memory.
 
+use std::io;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -135,14 +136,19 @@ pub(crate) fn read_thread<R: Send>(
 pub fn read_back<R>(reader: &mut LogReader, fetch: Fetch) -> Done<R> {
     match reader.read(fetch.low, fetch.high, fetch.max_bytes) {
         Ok(answer) => Done::Fetched { fetch, answer },
-        Err(error @ kvd_wal::Error::Io { .. }) => {
+        Err(error) if !is_passing(&error) => Done::Failed(error.into()),
+        Err(error) => {
             tracing::warn!(%error, from = fetch.low, "entries of the log cannot be read for now");
             // Not from where it stopped: nobody knows where that is.
             reader.rest();
             Done::NotFetched(fetch)
         }
-        Err(error) => Done::Failed(error.into()),
     }
+}
+
+/// Whether trying again may help: the disk, or the system, could not read. A segment that is missing is damage.
+fn is_passing(error: &kvd_wal::Error) -> bool {
+    matches!(error, kvd_wal::Error::Io { source, .. } if source.kind() != io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]
@@ -158,7 +164,8 @@ mod tests {
     const DIR: &str = "/wal";
 
     fn create(disk: &Disk) -> Wal {
-        let options = kvd_wal::Options { segment_bytes: 1 << 20, prepare_ahead: false, ..kvd_wal::Options::default() };
+        let options =
+            kvd_wal::Options { segment_bytes: 1 << 20, prepare_ahead: false, ..kvd_wal::Options::default() };
         Wal::create(disk.clone(), Path::new(DIR), b"", None, options).unwrap()
     }
 
@@ -240,5 +247,9 @@ mod tests {
         reader.rest();
         let done = read_back::<()>(&mut reader, fetch);
         assert!(matches!(done, Done::Failed(Fatal::Wal(kvd_wal::Error::Corrupt { .. }))));
+        memory.disk().remove_file(&path).unwrap();
+        reader.rest();
+        let done = read_back::<()>(&mut reader, fetch);
+        assert!(matches!(done, Done::Failed(Fatal::Wal(kvd_wal::Error::Io { .. }))), "a segment is missing");
     }
 }
