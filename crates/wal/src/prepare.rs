@@ -74,13 +74,16 @@ impl Preparer {
         Ok(Preparer { disk, dir, segment_bytes, spares, ahead })
     }
 
-    /// Takes a segment away that nobody needs: to be recycled, or for good. Durable after the directory is synced.
+    /// Takes a segment away that nobody needs, durably: to be recycled, or for good.
     pub(crate) fn release(&mut self, path: &Path, seq: u64) -> Result<()> {
         if !self.spares.has_room() {
-            return self.disk.remove_file(path).context("remove", path);
+            self.disk.remove_file(path).context("remove", path)?;
+            return self.disk.sync_dir(&self.dir).context("sync", &self.dir);
         }
         let spare = self.dir.join(format!("released-{seq:016x}.tmp"));
         self.disk.rename(path, &spare).context("rename", path)?;
+        self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+        // Not earlier: after a crash it could have its old name again, and must not be full of zeros then.
         self.spares.put(spare);
         Ok(())
     }
@@ -192,7 +195,7 @@ fn overwrite(mut file: Box<dyn File>, path: &Path, len: u64, stop: &AtomicBool) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvd_vfs::{MemDisk, Vfs};
+    use kvd_vfs::{MemDisk, Op, Vfs};
 
     fn preparer(disk: &MemDisk, ahead: bool) -> Preparer {
         disk.create_dir_all(Path::new("d")).unwrap();
@@ -240,6 +243,22 @@ mod tests {
         preparer.release(&put("t", 100), 4).unwrap();
         drop(preparer);
         assert_eq!(disk.list(Path::new("d")).unwrap(), ["used"]);
+    }
+
+    #[test]
+    fn what_may_get_its_name_back_in_a_crash_is_not_overwritten() {
+        let disk = MemDisk::new();
+        let mut preparer = preparer(&disk, false);
+        let path = PathBuf::from("d/s");
+        let mut file = disk.open(&path, OpenMode::CreateNew).unwrap();
+        file.write_all_at(&[7; 4096], 0).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("d")).unwrap();
+        disk.fail_nth(Op::SyncDir, 1, MemDisk::EIO);
+        preparer.release(&path, 1).unwrap_err();
+        preparer.take(4096).unwrap();
+        disk.crash_losing_all_unsynced();
+        assert!(disk.read_file(&path).unwrap() == [7; 4096], "under its old name it is as it was");
     }
 
     #[test]

@@ -247,8 +247,8 @@ impl LogStorage {
     }
 
     /// Before raft is asked for what is to be applied behind `applied`: reads some of it, if it is on disk only. This
-    /// blocks for as long as reading an eighth of the cache takes, at most 4 MiB, and is needed after a restart only: entries that were applied
-    /// are the only ones that leave memory later.
+    /// blocks for as long as reading an eighth of the cache takes, at most 4 MiB, and is needed after a restart only:
+    /// entries that were applied are the only ones that leave memory later.
     ///
     /// # Errors
     /// As [`LogReader::read`]; [`Error::NotInLog`] if the entries are not on disk.

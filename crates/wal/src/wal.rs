@@ -303,8 +303,8 @@ impl Wal {
         self.flush()
     }
 
-    /// Deletes or recycles the segments that are not needed to open the log at a snapshot at `index`: those that hold only entries
-    /// below it. The last one stays.
+    /// Deletes or recycles the segments that are not needed to open the log at a snapshot at `index`: those that hold
+    /// only entries below it. The last one stays.
     pub fn release_to(&mut self, index: u64) -> Result<()> {
         self.running()?;
         let keep_from = segment_for(self.segments.make_contiguous(), index).unwrap_or(0);
@@ -317,8 +317,7 @@ impl Wal {
             let path = segment.path(&self.dir);
             // One by one, oldest first: whatever a crash leaves has no gap.
             let released = self.preparer.release(&path, segment.seq);
-            let done = released.and_then(|()| self.disk.sync_dir(&self.dir).context("sync", &self.dir));
-            self.stop_on_error(done)?;
+            self.stop_on_error(released)?;
         }
         Ok(())
     }
