@@ -48,6 +48,18 @@ pub trait Vfs: Send + Sync + Debug {
     /// Takes the exclusive lock of a file, creating the file if need be. [`io::ErrorKind::WouldBlock`] while
     /// somebody else holds it. Released when dropped, also by the end of the process.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
+    /// Whether somebody holds the lock of a file, for those who only want to look: nothing is created, and a missing
+    /// file is not locked. True of the moment of the call only.
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        if !self.exists(path)? {
+            return Ok(false);
+        }
+        match self.lock(path) {
+            Ok(_) => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
 }
 
 /// A lock that is held; dropping it releases it.

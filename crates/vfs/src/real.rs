@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::aligned::is_aligned;
 use crate::{AlignedBuf, File, Lock, OpenMode, SECTOR, Vfs};
@@ -106,14 +107,37 @@ impl Vfs for RealDisk {
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
         let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        match fs2::FileExt::try_lock_exclusive(&file) {
-            Ok(()) => Ok(Box::new(RealLock { _file: file })),
-            Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
-                Err(io::ErrorKind::WouldBlock.into())
+        for _ in 0..LOCK_TRIES {
+            match fs2::FileExt::try_lock_exclusive(&file) {
+                Ok(()) => return Ok(Box::new(RealLock { _file: file })),
+                Err(e) if is_contended(&e) => std::thread::sleep(LOCK_PAUSE),
+                Err(e) => return Err(e),
             }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        // A shared lock can be had on a file that may only be read, and those who look do not exclude each other.
+        let file = match fs::File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        match fs2::FileExt::try_lock_shared(&file) {
+            Ok(()) => Ok(false),
+            Err(e) if is_contended(&e) => Ok(true),
             Err(e) => Err(e),
         }
     }
+}
+
+/// A lock that somebody holds is tried for some 50 ms: [`Vfs::is_locked`] holds it for a moment, and whoever only looks
+/// must not keep a member from starting.
+const LOCK_TRIES: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+fn is_contended(error: &io::Error) -> bool {
+    error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
 }
 
 /// The lock ends with its descriptor.
@@ -257,6 +281,35 @@ mod tests {
         let held = disk.lock(&path).unwrap();
         assert_eq!(disk.lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(held);
+        disk.lock(&path).unwrap();
+    }
+
+    #[test]
+    fn looking_at_a_lock_changes_nothing() {
+        let disk = RealDisk::new();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(!disk.is_locked(&path).unwrap());
+        assert!(!disk.exists(&path).unwrap(), "nothing is created");
+        let held = disk.lock(&path).unwrap();
+        assert!(disk.is_locked(&path).unwrap());
+        drop(held);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        assert!(!disk.is_locked(&path).unwrap(), "who may read may look");
+    }
+
+    #[test]
+    fn a_lock_is_tried_for_a_while_since_somebody_may_only_look() {
+        let disk = RealDisk::new();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        drop(disk.lock(&path).unwrap());
+        let looking = fs::File::open(&path).unwrap();
+        fs2::FileExt::try_lock_shared(&looking).unwrap();
+        let begin = std::time::Instant::now();
+        assert_eq!(disk.lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(begin.elapsed() >= LOCK_PAUSE * (LOCK_TRIES - 1));
+        drop(looking);
         disk.lock(&path).unwrap();
     }
 }
