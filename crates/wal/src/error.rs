@@ -166,6 +166,19 @@ pub enum Error {
         /// The commit index.
         commit: u64,
     },
+    /// The log went on while it was read, and released segments that opening it at this snapshot needs. It can be opened
+    /// at a newer one.
+    #[error(
+        "the log in {} went on while it was read, and cannot be opened at a snapshot at {index} any more; \
+         use one of `Wal::recorded_snapshots`",
+        dir.display()
+    )]
+    Released {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The snapshot's index.
+        index: u64,
+    },
     /// The log says that more is committed than it holds behind this snapshot: there was a newer one.
     #[error(
         "the log in {} is committed up to {commit} but ends at {last} when opened at this snapshot; \

@@ -53,6 +53,7 @@ mod reader;
 mod record;
 mod recover;
 mod repair;
+pub mod scan;
 mod storage;
 mod terms;
 mod wal;

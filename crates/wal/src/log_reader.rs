@@ -18,7 +18,8 @@ use crate::error::{Error, Result};
 use crate::index::{Index, Lookup, Stretch};
 use crate::reader::{Next, SegmentReader};
 use crate::record::{self, EntryDecoder, Record};
-use crate::recover::{self, Place};
+use crate::recover;
+use crate::scan::{self, Place};
 use crate::storage::message_share;
 use crate::wal::lock_index;
 
@@ -184,7 +185,7 @@ impl Cursor {
         }
         match self.reader.next()? {
             Next::Batch => Ok(()),
-            Next::Finding(finding, _) => Err(recover::corrupt(&self.reader, finding, Some(end))),
+            Next::Finding(finding, _) => Err(scan::corrupt(&self.reader, finding, Some(end))),
         }
     }
 
@@ -192,7 +193,7 @@ impl Cursor {
         let mut rest = &self.reader.records()[self.at..];
         let before = rest.len();
         let Some(record) = record::next_record(&mut rest) else { return Ok(()) };
-        let record = record.map_err(|bad| recover::bad_record(self.place(), bad))?;
+        let record = record.map_err(|bad| scan::bad_record(self.place(), bad))?;
         let passed = before - rest.len();
         if let Record::Entry(body) = record {
             let entry = decoder.decode(body).map_err(|problem| self.place().malformed(problem))?;

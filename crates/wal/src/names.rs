@@ -74,6 +74,18 @@ pub(crate) fn segments(disk: &Disk, dir: &Path) -> Result<Vec<SegmentName>> {
     Ok(found)
 }
 
+/// The same of a log that others may be appending to and releasing from: a listing that was made meanwhile may lack names
+/// that were there all the time. A gap is one if it is still there when the directory is listed again.
+pub(crate) fn segments_in_use(disk: &Disk, dir: &Path) -> Result<Vec<SegmentName>> {
+    let mut before = None;
+    loop {
+        match segments(disk, dir) {
+            Err(Error::MissingSegment { missing, .. }) if before != Some(missing) => before = Some(missing),
+            listed => return listed,
+        }
+    }
+}
+
 /// The position of the segment from which a log is read that is opened at an index: the last that may hold its entry.
 pub(crate) fn segment_for(segments: &[SegmentName], index: u64) -> Option<usize> {
     segments.iter().rposition(|segment| segment.first_index <= index)

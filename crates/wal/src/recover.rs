@@ -1,4 +1,4 @@
-//! Reads a log: every record in order, then what its tail looks like.
+//! What the records of a log come to: replayed at a snapshot, as an index of its entries, as a list of its snapshots.
 //!
 //! Nothing here writes. [`crate::Wal::open`] cuts a torn tail afterwards, and makes durable what was read.
 
@@ -8,171 +8,35 @@ use bytes::Bytes;
 use kvd_vfs::Disk;
 use raft::eraftpb::{Entry, HardState};
 
-use crate::damage::{Finding, Verdict, decide};
+use crate::damage::Finding;
 use crate::error::{Error, Result};
 use crate::index::Index;
-use crate::names::{SegmentName, segment_for, segments};
-use crate::reader::{Behind, Next, SegmentReader};
-use crate::record::{self, BadRecord, EntryDecoder, Record, SnapshotRecord};
+use crate::names::{SegmentName, segment_for, segments_in_use};
+use crate::record::{self, EntryDecoder, Record, SnapshotRecord};
 use crate::repair::TornTail;
+use crate::scan::{Place, Scan, Step, Tail};
 use crate::window::{Outline, Window};
 
-/// Where a log's last segment ends.
-#[derive(Debug)]
-pub(crate) struct Tail {
-    pub(crate) segment: SegmentName,
-    pub(crate) end: u64,
-    /// Where the last batch begins, the one that may not be durable yet.
-    pub(crate) last_batch: u64,
-    pub(crate) chain: u32,
-    pub(crate) file_len: u64,
-    pub(crate) torn: Option<TornTail>,
-    /// Whether the last record is the one that a clean close writes.
-    pub(crate) closed: bool,
-    pub(crate) metadata: Bytes,
-}
-
-/// Where a record was found.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
-    pub(crate) file: &'a Path,
-    pub(crate) segment: SegmentName,
-    /// Of its batch.
-    pub(crate) offset: u64,
-}
-
-impl Place<'_> {
-    pub(crate) fn malformed(self, problem: impl Into<String>) -> Error {
-        Error::Malformed { file: self.file.to_owned(), offset: self.offset, problem: problem.into() }
-    }
-}
-
-pub(crate) type Visit<'a> = &'a mut dyn FnMut(Place<'_>, Record<'_>) -> Result<()>;
-
-/// Visits the records of segments, which are contiguous, not none, and end with the log's last.
-pub(crate) fn walk(disk: &Disk, dir: &Path, segments: &[SegmentName], visit: Visit<'_>) -> Result<Tail> {
-    let mut walk = Walk { chain: None, metadata: None, closed: false, visit };
-    for pair in segments.windows(2) {
-        let durable = read_link(disk, dir, pair[1])?;
-        walk.sealed(SegmentReader::open(disk, dir, pair[0], walk.chain)?, durable)?;
-    }
-    let Some(last) = segments.last() else {
-        return Err(Error::Absent { dir: dir.to_owned() });
-    };
-    walk.last(SegmentReader::open(disk, dir, *last, walk.chain)?, *last)
-}
-
-struct Walk<'a> {
-    chain: Option<u32>,
-    metadata: Option<Bytes>,
-    closed: bool,
-    visit: Visit<'a>,
-}
-
-impl Walk<'_> {
-    /// A segment that another one follows: it was durable up to `durable`, and ended there.
-    fn sealed(&mut self, mut reader: SegmentReader, durable: u64) -> Result<()> {
-        while reader.offset < durable {
-            let offset = reader.offset;
-            match reader.next()? {
-                Next::Batch => self.batch(&reader, offset)?,
-                Next::Finding(finding, _) => return Err(corrupt(&reader, finding, Some(durable))),
-            }
-        }
-        if reader.offset > durable {
-            return Err(corrupt(&reader, Finding::Misplaced, Some(durable)));
-        }
-        self.chain = reader.chain;
-        Ok(())
-    }
-
-    fn last(&mut self, mut reader: SegmentReader, segment: SegmentName) -> Result<Tail> {
-        let mut last_batch = 0;
-        let (finding, behind) = loop {
-            let offset = reader.offset;
-            match reader.next()? {
-                Next::Batch => {
-                    self.batch(&reader, offset)?;
-                    last_batch = offset;
-                }
-                Next::Finding(finding, behind) => break (finding, behind),
-            }
-        };
-        // A segment gets its name only when its head is durable.
-        let head = reader.offset == 0;
-        let torn = match decide(finding, head || behind.known_durable.is_some()) {
-            Verdict::End => None,
-            Verdict::Torn => Some(torn_tail(&reader, finding, behind)),
-            Verdict::Corrupt => return Err(corrupt(&reader, finding, behind.known_durable)),
-        };
-        let (Some(chain), Some(metadata)) = (reader.chain, self.metadata.take()) else {
-            let place = Place { file: &reader.path, segment: reader.name, offset: 0 };
-            return Err(place.malformed("a segment without metadata"));
-        };
-        let (end, file_len, closed) = (reader.offset, reader.file_len(), self.closed);
-        Ok(Tail { segment, end, last_batch, chain, file_len, torn, closed, metadata })
-    }
-
-    fn batch(&mut self, reader: &SegmentReader, offset: u64) -> Result<()> {
-        let place = Place { file: &reader.path, segment: reader.name, offset };
-        let mut bytes = reader.records();
-        let mut first = true;
-        while let Some(record) = record::next_record(&mut bytes) {
-            let record = record.map_err(|bad| bad_record(place, bad))?;
-            if (offset == 0 && first) != matches!(record, Record::Link { .. }) {
-                return Err(
-                    place.malformed("a link that is not at the head of a segment, or a head without one")
-                );
-            }
-            first = false;
-            self.closed = matches!(record, Record::Close);
-            if let Record::Metadata(metadata) = record {
-                match &self.metadata {
-                    Some(known) if known != metadata => {
-                        return Err(Error::MetadataMismatch { file: place.file.to_owned() });
-                    }
-                    Some(_) => {}
-                    None => self.metadata = Some(Bytes::copy_from_slice(metadata)),
+/// Visits the records of a scan in order. Says if segments were released meanwhile: what was visited before them has a
+/// gap behind it.
+fn walk(mut scan: Scan, dir: &Path, visit: &mut dyn FnMut(Visited<'_>) -> Result<()>) -> Result<Tail> {
+    while let Some(step) = scan.step()? {
+        match step {
+            Step::Batch(batch) => {
+                for record in batch.raw() {
+                    visit(Visited::Record(batch.place(), record?))?;
                 }
             }
-            (self.visit)(place, record)?;
+            Step::Released(_) => visit(Visited::Gap)?,
         }
-        if self.metadata.is_none() {
-            return Err(place.malformed("a segment whose head has no metadata"));
-        }
-        Ok(())
     }
+    scan.tail().cloned().ok_or_else(|| Error::Absent { dir: dir.to_owned() })
 }
 
-pub(crate) fn bad_record(place: Place<'_>, bad: BadRecord) -> Error {
-    match bad {
-        BadRecord::UnknownKind(kind) => {
-            Error::UnknownRecord { file: place.file.to_owned(), offset: place.offset, kind }
-        }
-        BadRecord::Malformed(problem) => place.malformed(problem),
-    }
-}
-
-fn torn_tail(reader: &SegmentReader, finding: Finding, behind: Behind) -> TornTail {
-    TornTail { file: reader.path.clone(), offset: reader.offset, end: behind.end, finding, copy: None }
-}
-
-pub(crate) fn corrupt(reader: &SegmentReader, finding: Finding, known_durable: Option<u64>) -> Error {
-    Error::Corrupt { file: reader.path.clone(), offset: reader.offset, finding, known_durable }
-}
-
-/// Where the segment before this one ended, as the head of this one says.
-fn read_link(disk: &Disk, dir: &Path, segment: SegmentName) -> Result<u64> {
-    let mut reader = SegmentReader::open(disk, dir, segment, None)?;
-    if let Next::Finding(finding, behind) = reader.next()? {
-        return Err(corrupt(&reader, finding, behind.known_durable));
-    }
-    let place = Place { file: &reader.path, segment: reader.name, offset: 0 };
-    match record::next_record(&mut reader.records()) {
-        Some(Ok(Record::Link { previous_end })) => Ok(previous_end),
-        Some(Err(bad)) => Err(bad_record(place, bad)),
-        _ => Err(place.malformed("a segment whose head has no link")),
-    }
+enum Visited<'a> {
+    Record(Place<'a>, Record<'a>),
+    /// Segments went: begin again.
+    Gap,
 }
 
 /// What a log holds behind a snapshot.
@@ -192,21 +56,22 @@ pub struct Replay {
     pub(crate) outline: Outline,
 }
 
-/// Reads the log from a snapshot on. Of the entries that are committed, the newest ones that take `most` bytes stay in
-/// memory.
-pub(crate) fn replay(
-    disk: &Disk,
+/// The segments from which a log is read that is opened at a snapshot.
+pub(crate) fn segments_from(
     dir: &Path,
     segments: &[SegmentName],
     at: SnapshotRecord,
-    most: u64,
-) -> Result<(Replay, Tail, Index)> {
-    let Some(start) = segment_for(segments, at.index) else {
-        return Err(match segments.is_empty() {
-            true => Error::Absent { dir: dir.to_owned() },
-            false => not_recorded(dir, at),
-        });
-    };
+) -> Result<Vec<SegmentName>> {
+    match segment_for(segments, at.index) {
+        Some(start) => Ok(segments[start..].to_vec()),
+        None if segments.is_empty() => Err(Error::Absent { dir: dir.to_owned() }),
+        None => Err(not_recorded(dir, at)),
+    }
+}
+
+/// Reads the log from a snapshot on: a scan of [`segments_from`] it. Of the entries that are committed, the newest ones
+/// that take `most` bytes stay in memory.
+pub(crate) fn replay(scan: Scan, dir: &Path, at: SnapshotRecord, most: u64) -> Result<(Replay, Tail, Index)> {
     let mut log = Log {
         at,
         most,
@@ -217,7 +82,10 @@ pub(crate) fn replay(
         found: false,
         index: Index::default(),
     };
-    let tail = walk(disk, dir, &segments[start..], &mut |place, record| log.visit(place, record))?;
+    let tail = walk(scan, dir, &mut |visited| match visited {
+        Visited::Record(place, record) => log.visit(place, record),
+        Visited::Gap => Err(Error::Released { dir: dir.to_owned(), index: at.index }),
+    })?;
     if !log.found {
         return Err(not_recorded(dir, at));
     }
@@ -311,17 +179,19 @@ impl Log {
 
 /// Where the entries of a whole log lie.
 pub(crate) fn index(disk: &Disk, dir: &Path) -> Result<Index> {
-    let segments = segments(disk, dir)?;
     let mut index = Index::default();
     let mut decoder = EntryDecoder::default();
-    let tail = walk(disk, dir, &segments, &mut |place, record| {
-        match record {
-            Record::Link { previous_end } => index.next_segment(place.segment, previous_end),
-            Record::Entry(body) => {
+    let tail = walk(Scan::open(disk.clone(), dir)?, dir, &mut |visited| {
+        match visited {
+            Visited::Record(place, Record::Link { previous_end }) => {
+                index.next_segment(place.segment, previous_end);
+            }
+            Visited::Record(place, Record::Entry(body)) => {
                 let entry = decoder.decode(body).map_err(|e| place.malformed(e))?.index;
                 index.batch(place.segment.seq, place.offset, entry, entry);
             }
-            _ => {}
+            Visited::Record(..) => {}
+            Visited::Gap => index = Index::default(),
         }
         Ok(())
     })?;
@@ -331,28 +201,28 @@ pub(crate) fn index(disk: &Disk, dir: &Path) -> Result<Index> {
 
 /// The metadata in the head of the last segment.
 pub(crate) fn read_metadata(disk: &Disk, dir: &Path) -> Result<Bytes> {
-    let segments = segments(disk, dir)?;
-    let last = segments.len().saturating_sub(1);
-    Ok(walk(disk, dir, &segments[last..], &mut |_, _| Ok(()))?.metadata)
+    let scan = Scan::from_index(disk.clone(), dir, u64::MAX)?;
+    Ok(walk(scan, dir, &mut |_| Ok(()))?.metadata)
 }
 
 /// The snapshots that a log can be opened at, ascending: those it recorded, committed, and still has the segments for.
 ///
-/// Reads only, and needs no lock: a tail that another process is writing counts as the end.
+/// Reads only, needs no lock, and may be called beside the process that has the log open; see [`crate::scan`].
 pub fn recorded_snapshots(disk: &Disk, dir: &Path) -> Result<Vec<SnapshotRecord>> {
-    let segments = segments(disk, dir)?;
     let mut found = Vec::new();
     let mut commit = 0;
-    walk(disk, dir, &segments, &mut |place, record| {
-        match record {
-            Record::Snapshot(snapshot) => found.push(snapshot),
-            Record::HardState(body) => {
+    walk(Scan::open(disk.clone(), dir)?, dir, &mut |visited| {
+        match visited {
+            Visited::Record(_, Record::Snapshot(snapshot)) => found.push(snapshot),
+            Visited::Record(place, Record::HardState(body)) => {
                 commit = record::decode_hard_state(body).map_err(|e| place.malformed(e))?.commit;
             }
-            _ => {}
+            Visited::Record(..) => {}
+            Visited::Gap => found.clear(),
         }
         Ok(())
     })?;
+    let segments = segments_in_use(disk, dir)?;
     found.retain(|snapshot| snapshot.index <= commit && segment_for(&segments, snapshot.index).is_some());
     found.sort_unstable();
     found.dedup();
@@ -376,27 +246,38 @@ pub struct Report {
     pub tail: PathBuf,
     /// Where the log ends in it, in bytes.
     pub end: u64,
-    /// A torn write behind the end, which opening the log would cut.
+    /// A torn write behind the end, which opening the log would cut. Nobody has the log open.
     pub torn: Option<TornTail>,
+    /// A write that whoever has the log open has not ended yet; see [`crate::scan::End::under_way`].
+    pub under_way: Option<Finding>,
     /// Whether the log was closed cleanly, so that nothing about its last write is in doubt.
     pub closed: bool,
 }
 
 /// Reads a log from a snapshot on and checks everything that [`crate::Wal::open`] checks, without the lock and without
-/// changing anything. If another process appends at the same time, a write that is under way may look torn.
+/// changing anything.
+///
+/// May be called beside the process that has the log open: what that process is writing, and releases meanwhile, is no
+/// damage; see [`crate::scan`].
+///
+/// # Errors
+/// As [`crate::Wal::open`], but never [`Error::Locked`]. [`Error::Released`] if the log went on, while it was read, to
+/// where it cannot be opened at this snapshot any more: ask [`recorded_snapshots`] again.
 pub fn verify(disk: &Disk, dir: &Path, at: SnapshotRecord) -> Result<Report> {
-    let segments = segments(disk, dir)?;
-    let (replay, tail, _) = replay(disk, dir, &segments, at, 0)?;
+    let segments = segments_from(dir, &segments_in_use(disk, dir)?, at)?;
+    let count = segments.len();
+    let (replay, tail, _) = replay(Scan::shared(disk.clone(), dir, segments)?, dir, at, 0)?;
     let last = replay.entries.last();
     Ok(Report {
         metadata: replay.metadata,
         hard_state: replay.hard_state,
         last_index: last.map_or(at.index, |entry| entry.index),
         last_term: last.map_or(at.term, |entry| entry.term),
-        segments: segments.len() - segment_for(&segments, at.index).unwrap_or(0),
+        segments: count,
         tail: tail.segment.path(dir),
         end: tail.end,
         torn: replay.torn,
+        under_way: tail.under_way,
         closed: tail.closed,
     })
 }

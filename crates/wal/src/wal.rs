@@ -20,8 +20,9 @@ use crate::log_reader::LogReader;
 use crate::names::{self, LOCK, SegmentName, TEMPORARY, segment_for};
 use crate::prepare::{self, Preparer};
 use crate::record::{self, SnapshotRecord};
-use crate::recover::{self, Replay, Tail};
+use crate::recover::{self, Replay};
 use crate::repair;
+use crate::scan::{Scan, Tail};
 
 /// How a log is kept.
 #[derive(Debug, Clone)]
@@ -215,7 +216,8 @@ impl Wal {
         }
         let lock = lock(&disk, dir)?;
         let segments = names::segments(&disk, dir)?;
-        let (mut replay, tail, index) = recover::replay(&disk, dir, &segments, at, options.replay_bytes)?;
+        let scan = Scan::exclusive(disk.clone(), dir, recover::segments_from(dir, &segments, at)?)?;
+        let (mut replay, tail, index) = recover::replay(scan, dir, at, options.replay_bytes)?;
         repair::remove_temporary(&disk, dir)?;
         if let Some(torn) = &mut replay.torn {
             repair::cut(&disk, dir, tail.segment, torn)?;
