@@ -17,7 +17,8 @@
 //! [`SnapshotRecord`] stands for the beginning.
 //!
 //! The format is drawn in the `format` module and specified in `docs/wal-format.md`. [`LogStorage`] is the log as raft
-//! reads it, a bounded part of it in memory; [`LogReader`] reads the rest back from the segments.
+//! reads it, a bounded part of it in memory; [`LogReader`] reads the rest back from the segments. [`scan::Scan`],
+//! [`survey()`] and [`verify`] read a log that somebody else may have open, without the lock.
 //!
 //! ```
 //! use kvd_vfs::MemDisk;
@@ -55,6 +56,7 @@ mod recover;
 mod repair;
 pub mod scan;
 mod storage;
+mod survey;
 mod terms;
 mod wal;
 mod window;
@@ -66,4 +68,5 @@ pub use record::SnapshotRecord;
 pub use recover::{Replay, Report, recorded_snapshots, verify};
 pub use repair::TornTail;
 pub use storage::LogStorage;
+pub use survey::{SegmentSurvey, SnapshotSurvey, Survey, survey};
 pub use wal::{Options, Save, Wal};
