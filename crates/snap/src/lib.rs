@@ -20,6 +20,7 @@
 
 mod error;
 mod format;
+mod list;
 mod reader;
 mod receive;
 mod snapshotter;
@@ -27,6 +28,7 @@ mod write;
 
 pub use error::{Damage, Error};
 pub use format::{CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_METADATA_BYTES, VERSION};
+pub use list::{Kind, Listed, State, list, parse};
 pub use reader::{SnapshotReader, Summary, verify};
 pub use snapshotter::Snapshotter;
 

@@ -27,14 +27,23 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    pub(crate) fn open(disk: &Disk, path: &Path, asked: (u64, u64)) -> Result<Self, Error> {
+    /// Opens a file, whatever its name: one of a backup, or one that was set aside.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; damage in the header of the file.
+    pub fn open_file(disk: &Disk, path: &Path) -> Result<Self, Error> {
         let mut source = Source::open(disk, path)?;
         let len = source.body_len()?;
         let mut buffer = Vec::new();
         while !matches!(source.next(&mut buffer)?, Event::Metadata) {}
         let metadata = source.parser.metadata().cloned().unwrap_or_default();
-        source.check_name(asked)?;
         Ok(Self { source, metadata, len, chunk: Vec::new(), handed: 0, failed: false })
+    }
+
+    pub(crate) fn open(disk: &Disk, path: &Path, asked: (u64, u64)) -> Result<Self, Error> {
+        let reader = Self::open_file(disk, path)?;
+        reader.source.check_name(asked)?;
+        Ok(reader)
     }
 
     /// Conf state, index and term.
@@ -113,6 +122,13 @@ pub fn verify(disk: &Disk, path: &Path) -> Result<Summary, Error> {
         (source.parser.chunks(), source.parser.body_len(), source.parser.offset());
     let metadata = source.parser.into_metadata().unwrap_or_default();
     Ok(Summary { metadata, version: format::VERSION, chunks, body_bytes, file_bytes })
+}
+
+/// As [`verify`], and the snapshot is the one that its name says, as term and index.
+pub(crate) fn verify_as(disk: &Disk, path: &Path, asked: (u64, u64)) -> Result<Summary, Error> {
+    let summary = verify(disk, path)?;
+    let found = (summary.metadata.term, summary.metadata.index);
+    if found == asked { Ok(summary) } else { Err(Error::Other { path: path.to_owned(), asked, found }) }
 }
 
 /// A file and the parser that runs over it.

@@ -12,9 +12,9 @@ use crate::error::Error;
 use crate::reader::{self, SnapshotReader};
 use crate::write::{BodyWriter, TempFile};
 
-const SUFFIX: &str = ".snap";
-const BROKEN_SUFFIX: &str = ".snap.broken";
-const TEMP_SUFFIX: &str = ".tmp";
+pub(crate) const SUFFIX: &str = ".snap";
+pub(crate) const BROKEN_SUFFIX: &str = ".snap.broken";
+pub(crate) const TEMP_SUFFIX: &str = ".tmp";
 
 /// Writes, reads and keeps the snapshots of one member.
 ///
@@ -73,15 +73,8 @@ impl Snapshotter {
         let present = self.dir.snapshots()?;
         for (term, index) in wanted.into_iter().rev().filter(|id| present.contains(id)) {
             let path = self.dir.path(term, index);
-            let checked = reader::verify(&self.dir.disk, &path).and_then(|summary| {
-                let found = (summary.metadata.term, summary.metadata.index);
-                if found != (term, index) {
-                    return Err(Error::Other { path: path.clone(), asked: (term, index), found });
-                }
-                Ok(summary.metadata)
-            });
-            match checked {
-                Ok(metadata) => return Ok(Some(metadata)),
+            match reader::verify_as(&self.dir.disk, &path, (term, index)) {
+                Ok(summary) => return Ok(Some(summary.metadata)),
                 Err(error) if error.is_corruption() => {
                     let broken = self.dir.set_aside(term, index)?;
                     tracing::warn!(%error, kept_as = %broken.display(), "damaged snapshot set aside");
@@ -217,7 +210,7 @@ fn file_name(term: u64, index: u64) -> String {
 }
 
 /// Term and index in the name of a file; `None` for a name that this crate does not give.
-fn parse_name(name: &str, suffix: &str) -> Option<(u64, u64)> {
+pub(crate) fn parse_name(name: &str, suffix: &str) -> Option<(u64, u64)> {
     let (term, index) = name.strip_suffix(suffix)?.split_once('-')?;
     let hex = |digits: &str| {
         let plain = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
