@@ -16,6 +16,7 @@ use raft::eraftpb::Entry;
 
 use crate::error::{Error, Result};
 use crate::index::{Index, Lookup, Stretch};
+use crate::names;
 use crate::reader::{Next, SegmentReader};
 use crate::record::{self, EntryDecoder, Record};
 use crate::recover;
@@ -43,28 +44,35 @@ pub struct LogReader {
     disk: Disk,
     dir: PathBuf,
     index: Arc<Mutex<Index>>,
+    /// Whether the log's owner, in this process, keeps the index up to date. Else only the directory says what went.
+    live: bool,
     decoder: EntryDecoder,
     cursor: Option<Cursor>,
 }
 
 impl Clone for LogReader {
     fn clone(&self) -> Self {
-        LogReader::new(self.disk.clone(), self.dir.clone(), self.index.clone())
+        LogReader {
+            live: self.live,
+            ..LogReader::new(self.disk.clone(), self.dir.clone(), self.index.clone())
+        }
     }
 }
 
 impl LogReader {
     pub(crate) fn new(disk: Disk, dir: PathBuf, index: Arc<Mutex<Index>>) -> LogReader {
-        LogReader { disk, dir, index, decoder: EntryDecoder::default(), cursor: None }
+        LogReader { disk, dir, index, live: true, decoder: EntryDecoder::default(), cursor: None }
     }
 
-    /// A reader of a log that nobody writes, or of what it held at this moment. Checks all of it.
+    /// A reader of a log that nobody writes, or of what it held at this moment. Checks all of it. What another process
+    /// releases afterwards is [`ReadBack::Gone`].
     ///
     /// # Errors
     /// As [`crate::verify`].
     pub fn open(disk: Disk, dir: &Path) -> Result<LogReader> {
         let index = recover::index(&disk, dir)?;
-        Ok(LogReader::new(disk, dir.to_owned(), Arc::new(Mutex::new(index))))
+        let index = Arc::new(Mutex::new(index));
+        Ok(LogReader { live: false, ..LogReader::new(disk, dir.to_owned(), index) })
     }
 
     /// Reads the entries from `low` up to, and without, `high`: as many as fit into `max_bytes` of messages, but one at
@@ -90,14 +98,14 @@ impl LogReader {
                 None => match Cursor::open(&self.disk, &self.dir, &stretch) {
                     Ok(cursor) => cursor,
                     // Released between the look into the index and the opening: look again.
-                    Err(error) if is_absent(&error) && !self.is_still(taken.next, &stretch) => continue,
+                    Err(error) if is_absent(&error) && !self.is_still(taken.next, &stretch)? => continue,
                     Err(error) => return Err(error),
                 },
             };
             match cursor.take(&mut taken, high.min(stretch.until), &stretch, &mut self.decoder) {
                 Ok(()) => self.cursor = Some(cursor),
                 // Released meanwhile, and recycled: what was taken was checked before.
-                Err(_) if !self.is_still(taken.next, &stretch) => {}
+                Err(_) if !self.is_still(taken.next, &stretch)? => {}
                 Err(error) => return Err(error),
             }
         }
@@ -110,11 +118,17 @@ impl LogReader {
         self.decoder = EntryDecoder::default();
     }
 
-    fn is_still(&self, index: u64, stretch: &Stretch) -> bool {
-        match lock_index(&self.index).look_up(index) {
+    /// Whether a stretch that was looked up before still holds the entry: its segment was not released.
+    fn is_still(&self, index: u64, stretch: &Stretch) -> Result<bool> {
+        if !self.live
+            && let Some(oldest) = names::segments_in_use(&self.disk, &self.dir)?.first()
+        {
+            lock_index(&self.index).release_before(oldest.seq);
+        }
+        Ok(match lock_index(&self.index).look_up(index) {
             Lookup::Here(now) => now.segment == stretch.segment,
             Lookup::Gone(_) | Lookup::Absent => false,
-        }
+        })
     }
 }
 

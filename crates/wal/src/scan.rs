@@ -101,14 +101,20 @@ struct Current {
 struct Doubt {
     segment: SegmentName,
     offset: u64,
-    /// Something said that it was durable before it was read for the last time.
-    durable: bool,
-    /// Whether the log was locked before that.
-    locked: bool,
+    seen: Seen,
     tries: u32,
 }
 
-/// A place that is looked at more often than that changes under our hands.
+/// What a place looked like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// As what was durable must not look.
+    Damaged,
+    /// As a write that was not finished, while the log was locked or not.
+    Unfinished { locked: bool },
+}
+
+/// A place that changes as often as that is taken as it was last: a member was started and stopped meanwhile.
 const MOST_TRIES: u32 = 8;
 
 /// Where a log's last segment ends.
@@ -396,21 +402,12 @@ impl Scan {
                 Listed::There if !self.ahead.is_empty() => return Ok(self.read_again(segment)),
                 Listed::There | Listed::Vanished => {}
             }
-            if verdict != Verdict::End {
+            if verdict != Verdict::End && !durable {
                 let locked = is_open(&self.disk, &self.dir)?;
-                let before = self.doubt.filter(|doubt| (doubt.segment, doubt.offset) == (segment, offset));
-                let tries = before.map_or(0, |doubt| doubt.tries);
-                let decided = match before {
-                    None => false,
-                    Some(_) if tries >= MOST_TRIES => true,
-                    Some(doubt) if durable => doubt.durable,
-                    Some(doubt) => doubt.locked == locked,
-                };
-                if !decided {
-                    self.doubt = Some(Doubt { segment, offset, durable, locked, tries: tries + 1 });
+                if !self.seen_before(segment, offset, Seen::Unfinished { locked }) {
                     return Ok(self.read_again(segment));
                 }
-                under_way = (locked && !durable).then_some(finding);
+                under_way = locked.then_some(finding);
             }
         }
         self.finish(finding, behind, verdict, under_way)?;
@@ -475,16 +472,17 @@ impl Scan {
         match self.list_again(segment)? {
             Listed::Released(released) => Ok(self.skip(released)),
             Listed::Vanished => Err(error),
-            Listed::There => {
-                let before = self.doubt.filter(|doubt| (doubt.segment, doubt.offset) == (segment, offset));
-                if before.is_some_and(|doubt| doubt.durable) {
-                    return Err(error);
-                }
-                let tries = before.map_or(0, |doubt| doubt.tries) + 1;
-                self.doubt = Some(Doubt { segment, offset, durable: true, locked: false, tries });
-                Ok(self.read_again(segment))
-            }
+            Listed::There if self.seen_before(segment, offset, Seen::Damaged) => Err(error),
+            Listed::There => Ok(self.read_again(segment)),
         }
+    }
+
+    /// Whether a place looked the same when it was looked at before. Remembers what it looks like.
+    fn seen_before(&mut self, segment: SegmentName, offset: u64, seen: Seen) -> bool {
+        let before = self.doubt.filter(|doubt| (doubt.segment, doubt.offset) == (segment, offset));
+        let tries = before.map_or(0, |doubt| doubt.tries) + 1;
+        self.doubt = Some(Doubt { segment, offset, seen, tries });
+        tries > MOST_TRIES || before.is_some_and(|doubt| doubt.seen == seen)
     }
 
     /// Looks which segments follow one, and whether that one is still there.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod behaviours;
+mod beside;
 mod crash;
 mod damage;
 mod failures;
