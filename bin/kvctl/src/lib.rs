@@ -1,22 +1,27 @@
 //! The command-line client of kvd.
 //!
-//! It stands outside the cluster: it speaks HTTP to the members' client ports and uses no crate of kvd.
+//! It stands outside the cluster. It speaks HTTP to the members' client ports, with a client of its own, and it reads
+//! members' files, with the crates that own their formats; of the member itself it uses nothing.
 //!
 //! | command | does |
 //! |---|---|
 //! | `put KEY VALUE`, `get KEY` | one write, one linearizable read, at the first endpoint that takes a connection |
 //! | `status` | one line an endpoint: is it ready, does it lead |
 //! | `bench put` | a closed loop of writes: throughput and latency ([`mod@bench`]) |
+//! | `wal dump`, `wal verify` | a member's log, record by record, or checked as a whole ([`files`]) |
+//! | `snap inspect`, `snap verify` | its snapshots |
 //!
 //! Nothing is retried once a request was sent: the answer is the server's, or the outcome is unknown and said to be.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 pub mod bench;
 mod commands;
 mod endpoint;
+pub mod files;
 pub mod http;
 mod report;
 
@@ -61,6 +66,12 @@ pub enum Command {
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
+    /// Read a member's log; it may run meanwhile
+    #[command(subcommand)]
+    Wal(files::Wal),
+    /// Read a member's snapshots; it may run meanwhile
+    #[command(subcommand)]
+    Snap(files::Snap),
 }
 
 /// What can be measured.
@@ -101,7 +112,7 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Why a command failed. The program prints it and ends with 1.
+/// Why a command failed. The program prints it and ends with [`Error::exit_code`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No endpoint takes a connection; nothing was sent.
@@ -142,6 +153,67 @@ pub enum Error {
     /// The runtime could not be started, or stdout could not be written.
     #[error("local failure")]
     Local(#[from] io::Error),
+    /// The log ends in a write that was cut off.
+    #[error(
+        "{} is torn at offset {}: {}; nothing of that write was acknowledged: starting the member cuts it, and keeps a copy",
+        .0.file.display(), .0.offset, .0.finding
+    )]
+    Torn(kvd_wal::TornTail),
+    /// The log is damaged, or could not be read.
+    #[error(transparent)]
+    Wal(#[from] kvd_wal::Error),
+    /// A directory of snapshots could not be read.
+    #[error(transparent)]
+    Snap(#[from] kvd_snap::Error),
+    /// No snapshot that the log can be opened at has a file.
+    #[error(
+        "no snapshot that the log in {} has on record, committed, is there: restore its file, or remove this member and \
+         add it under a new id", dir.display()
+    )]
+    NoSnapshot {
+        /// The log's directory.
+        dir: PathBuf,
+    },
+    /// Some snapshots are damaged.
+    #[error(
+        "damaged snapshots: {0}; a member that starts sets them aside and uses an older one, with more of its log"
+    )]
+    DamagedSnapshots(usize),
+    /// Some snapshots could not be read.
+    #[error("snapshots that could not be read: {0}")]
+    UnreadableSnapshots(usize),
+    /// A path leads to nothing that can be read.
+    #[error("no {wanted} in {}: neither {names} is there; give a member's data directory", path.display())]
+    NothingThere {
+        /// The path.
+        path: PathBuf,
+        /// What was looked for.
+        wanted: &'static str,
+        /// By which names.
+        names: &'static str,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What the program ends with: 2 if files could not be read, as for bad flags; 1 for everything else, damage among it;
+    /// 0 if it is only that nobody reads on, as `head` does.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Local(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Error::Wal(error) if !files::is_damage(error) => 2,
+            Error::Snap(error) if !error.is_corruption() => 2,
+            Error::NothingThere { .. } | Error::Read { .. } | Error::UnreadableSnapshots(_) => 2,
+            _ => 1,
+        }
+    }
 }
 
 fn text_of(body: &[u8]) -> String {
@@ -156,26 +228,31 @@ fn text_of(body: &[u8]) -> String {
 /// # Errors
 /// See [`Error`].
 pub fn run(cli: Cli, out: &mut dyn Write) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        match cli.command {
-            Command::Put { key, value } => commands::put(&cli.endpoints, &key, value.as_bytes()).await,
-            Command::Get { key } => commands::get(&cli.endpoints, &key, out).await,
-            Command::Status => commands::status(&cli.endpoints, out).await,
-            Command::Bench(Bench::Put(flags)) => {
-                let report = bench::put(&cli.endpoints, &flags).await;
-                if flags.json {
-                    writeln!(out, "{}", report.json())?;
-                } else {
-                    write!(out, "{}", report.table())?;
-                }
-                match report.acknowledged() {
-                    0 => Err(Error::NothingAcknowledged(report.errors_in_words())),
-                    _ => Ok(()),
-                }
+    match cli.command {
+        Command::Put { key, value } => block_on(commands::put(&cli.endpoints, &key, value.as_bytes()))?,
+        Command::Get { key } => block_on(commands::get(&cli.endpoints, &key, out))?,
+        Command::Status => block_on(commands::status(&cli.endpoints, out))?,
+        Command::Bench(Bench::Put(flags)) => {
+            let report = block_on(bench::put(&cli.endpoints, &flags))?;
+            if flags.json {
+                writeln!(out, "{}", report.json())?;
+            } else {
+                write!(out, "{}", report.table())?;
+            }
+            match report.acknowledged() {
+                0 => Err(Error::NothingAcknowledged(report.errors_in_words())),
+                _ => Ok(()),
             }
         }
-    })
+        Command::Wal(command) => files::wal(&command, out),
+        Command::Snap(command) => files::snap(&command, out),
+    }
+}
+
+/// Runs what needs the network.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(work))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     match kvctl::run(kvctl::Cli::parse(), &mut std::io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.exit_code() == 0 => ExitCode::SUCCESS,
         Err(error) => {
             let mut message = format!("kvctl: {error}");
             let mut cause = std::error::Error::source(&error);
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
                 cause = source.source();
             }
             eprintln!("{message}");
-            ExitCode::FAILURE
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -1,0 +1,279 @@
+//! What is inside an entry that kvd wrote: commands and membership changes.
+//!
+//! The node's own messages come from `kvd-raftpb`. The store's command is repeated here, with the fields of
+//! `crates/kvstore/proto/command.proto`, which keep their numbers and meanings: a tool that reads files needs no store. A
+//! command of a later version shows as an unknown one.
+
+use bytes::Bytes;
+use kvd_raftpb::node::{Batch, MemberChange};
+use kvd_raftpb::pb::{ConfChangeType, ConfChangeV2};
+use prost::Message as _;
+use raft::eraftpb::{Entry, EntryType};
+use serde_json::{Value, json};
+
+use super::{Values, count};
+
+/// How much of an entry is printed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Detail {
+    pub(crate) values: Option<Values>,
+    pub(crate) value_bytes: usize,
+}
+
+/// Commands of a batch that a line names unless it names all of them.
+const COMMANDS: usize = 3;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Command {
+    #[prost(oneof = "CommandKind", tags = "1, 2")]
+    kind: Option<CommandKind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum CommandKind {
+    #[prost(message, tag = "1")]
+    Put(Put),
+    #[prost(message, tag = "2")]
+    Delete(Delete),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Put {
+    #[prost(bytes = "bytes", tag = "1")]
+    key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Delete {
+    #[prost(bytes = "bytes", tag = "1")]
+    key: Bytes,
+}
+
+/// What an entry's data is.
+enum Content {
+    /// No data: a leader's first entry, or a membership change that raft refused.
+    Empty,
+    Batch(Batch),
+    Change(ConfChangeV2, Option<MemberChange>),
+    Opaque,
+}
+
+/// Reads an entry. Only a log of kvd's own has entries that are understood.
+fn content(entry: &Entry, ours: bool) -> Content {
+    match entry.get_entry_type() {
+        _ if entry.data.is_empty() => Content::Empty,
+        EntryType::EntryNormal if ours => match Batch::decode(entry.data.clone()) {
+            Ok(batch) if batch.member > 0 => Content::Batch(batch),
+            _ => Content::Opaque,
+        },
+        EntryType::EntryConfChangeV2 => match ConfChangeV2::decode(entry.data.clone()) {
+            Ok(change) => {
+                let member = ours.then(|| MemberChange::decode(&*change.context).ok()).flatten();
+                Content::Change(change, member)
+            }
+            Err(_) => Content::Opaque,
+        },
+        _ => Content::Opaque,
+    }
+}
+
+/// An entry's data in words.
+pub(crate) fn text(entry: &Entry, ours: bool, detail: Detail) -> String {
+    let bytes = count(entry.data.len() as u64, "byte");
+    match content(entry, ours) {
+        Content::Empty => "empty".to_owned(),
+        Content::Opaque => {
+            let shown = detail.quoted(&entry.data).map(|shown| format!(" {shown}")).unwrap_or_default();
+            format!("{bytes}{shown}")
+        }
+        Content::Change(change, member) => {
+            let changes: Vec<String> =
+                changes(&change).iter().map(|(what, id)| format!("{what} {id}")).collect();
+            let urls = member.and_then(|change| change.member).map(|member| member.peer_urls.join(" "));
+            let urls = urls.filter(|urls| !urls.is_empty()).map(|urls| format!(" at {urls}"));
+            format!("membership: {}{}", changes.join(", "), urls.unwrap_or_default())
+        }
+        Content::Batch(batch) => {
+            let all = batch.commands.len();
+            let named = if detail.values.is_some() { all } else { COMMANDS };
+            let commands: Vec<String> =
+                batch.commands.iter().take(named).map(|command| command_text(command, detail)).collect();
+            let more = match all.saturating_sub(named) {
+                0 => String::new(),
+                n => format!(", and {n} more"),
+            };
+            format!(
+                "member {} boot {}, {}{}{}{more}",
+                batch.member,
+                batch.boot,
+                count(all as u64, "command"),
+                if all > 0 { ": " } else { "" },
+                commands.join(", ")
+            )
+        }
+    }
+}
+
+fn command_text(command: &kvd_raftpb::node::Command, detail: Detail) -> String {
+    match Command::decode(command.payload.clone()).ok().and_then(|command| command.kind) {
+        Some(CommandKind::Put(Put { key, value })) => {
+            let shown = detail.quoted(&value).map(|shown| format!(" = {shown}")).unwrap_or_default();
+            format!("put \"{}\"{shown} ({})", key.escape_ascii(), count(value.len() as u64, "byte"))
+        }
+        Some(CommandKind::Delete(Delete { key })) => format!("delete \"{}\"", key.escape_ascii()),
+        None => {
+            let shown = detail.quoted(&command.payload).map(|shown| format!(" {shown}")).unwrap_or_default();
+            format!("unknown{shown} ({})", count(command.payload.len() as u64, "byte"))
+        }
+    }
+}
+
+/// An entry's data as fields.
+pub(crate) fn json(entry: &Entry, ours: bool, detail: Detail) -> Value {
+    match content(entry, ours) {
+        Content::Empty => json!({}),
+        Content::Opaque => json!({ "data": detail.first_bytes(&entry.data) }),
+        Content::Change(change, member) => {
+            let changes: Vec<Value> = changes(&change)
+                .into_iter()
+                .map(|(what, id)| json!({ "change": what, "member": id }))
+                .collect();
+            let member = member.map(|change| {
+                json!({
+                    "proposer": change.proposer,
+                    "boot": change.boot,
+                    "counter": change.counter,
+                    "peer_urls": change.member.map(|member| member.peer_urls),
+                })
+            });
+            json!({ "changes": changes, "context": member })
+        }
+        Content::Batch(batch) => {
+            let commands: Vec<Value> =
+                batch.commands.iter().map(|command| command_json(command, detail)).collect();
+            json!({ "batch": {
+                "member": batch.member,
+                "boot": batch.boot,
+                "floor": batch.floor,
+                "commands": commands,
+            }})
+        }
+    }
+}
+
+fn command_json(command: &kvd_raftpb::node::Command, detail: Detail) -> Value {
+    let counter = command.counter;
+    match Command::decode(command.payload.clone()).ok().and_then(|command| command.kind) {
+        Some(CommandKind::Put(Put { key, value })) => json!({
+            "counter": counter,
+            "op": "put",
+            "key": key.escape_ascii().to_string(),
+            "value_bytes": value.len(),
+            "value": detail.first_bytes(&value),
+        }),
+        Some(CommandKind::Delete(Delete { key })) => {
+            json!({ "counter": counter, "op": "delete", "key": key.escape_ascii().to_string() })
+        }
+        None => json!({
+            "counter": counter,
+            "op": "unknown",
+            "bytes": command.payload.len(),
+            "data": detail.first_bytes(&command.payload),
+        }),
+    }
+}
+
+fn changes(change: &ConfChangeV2) -> Vec<(&'static str, u64)> {
+    let name = |kind| match ConfChangeType::try_from(kind) {
+        Ok(ConfChangeType::AddNode) => "add voter",
+        Ok(ConfChangeType::AddLearnerNode) => "add learner",
+        Ok(ConfChangeType::RemoveNode) => "remove",
+        Err(_) => "unknown change of",
+    };
+    change.changes.iter().map(|single| (name(single.change_type), single.node_id)).collect()
+}
+
+impl Detail {
+    /// The first bytes of a value, if values are wanted.
+    fn first_bytes(self, bytes: &[u8]) -> Option<String> {
+        let shown = &bytes[..bytes.len().min(self.value_bytes)];
+        Some(match self.values? {
+            Values::Escaped => shown.escape_ascii().to_string(),
+            Values::Hex => hex(shown),
+        })
+    }
+
+    /// The same for people; dots stand for what is left out.
+    fn quoted(self, bytes: &[u8]) -> Option<String> {
+        let quote = if self.values == Some(Values::Escaped) { "\"" } else { "" };
+        let more = if bytes.len() > self.value_bytes { "..." } else { "" };
+        self.first_bytes(bytes).map(|shown| format!("{quote}{shown}{quote}{more}"))
+    }
+}
+
+/// Two digits for each byte.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: Detail = Detail { values: None, value_bytes: 64 };
+
+    fn batch(payloads: &[&'static [u8]]) -> Entry {
+        let commands = (7..)
+            .zip(payloads)
+            .map(|(counter, payload)| kvd_raftpb::node::Command {
+                counter,
+                payload: Bytes::from_static(payload),
+            })
+            .collect();
+        let mut entry = Entry::default();
+        entry.data = Batch { member: 2, boot: 5, floor: 6, commands }.encode_to_vec().into();
+        entry
+    }
+
+    // The bytes that crates/kvstore's own test of its commands has.
+    const PUT: &[u8] = b"\x0a\x07\x0a\x01k\x12\x02vv";
+    const DELETE: &[u8] = b"\x12\x03\x0a\x01k";
+    const NEWER: &[u8] = b"\x7a\x00";
+
+    #[test]
+    fn commands_are_named_with_their_keys() {
+        let entry = batch(&[PUT, DELETE, NEWER, PUT]);
+        let head = "member 2 boot 5, 4 commands: put \"k\"";
+        assert_eq!(
+            text(&entry, true, QUIET),
+            format!("{head} (2 bytes), delete \"k\", unknown (2 bytes), and 1 more")
+        );
+        let shown = text(&entry, true, Detail { values: Some(Values::Escaped), value_bytes: 1 });
+        assert_eq!(
+            shown,
+            format!(
+                "{head} = \"v\"... (2 bytes), delete \"k\", unknown \"z\"... (2 bytes), put \"k\" = \"v\"... (2 bytes)"
+            )
+        );
+        let value = json(&entry, true, Detail { values: Some(Values::Hex), value_bytes: 2 });
+        let put = json!({ "counter": 7, "op": "put", "key": "k", "value_bytes": 2, "value": "7676" });
+        assert_eq!(value["batch"]["commands"][0], put);
+        assert_eq!(
+            value["batch"]["commands"][2],
+            json!({ "counter": 9, "op": "unknown", "bytes": 2, "data": "7a00" })
+        );
+    }
+
+    #[test]
+    fn entries_of_other_logs_are_bytes() {
+        let entry = batch(&[PUT]);
+        assert_eq!(text(&entry, false, QUIET), format!("{} bytes", entry.data.len()));
+        let mut entry = Entry::default();
+        assert_eq!(text(&entry, true, QUIET), "empty");
+        entry.data = Bytes::from_static(b"\xff\x00a");
+        let shown = text(&entry, true, Detail { values: Some(Values::Escaped), value_bytes: 64 });
+        assert_eq!(shown, "3 bytes \"\\xff\\x00a\"");
+    }
+}
