@@ -31,7 +31,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "kvd-http-api",
         ],
     ),
-    ("kvctl", &[]),
+    // A client has its own HTTP, and reads a member's files with the crates that own their formats.
+    ("kvctl", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap"]),
     ("kvd-tests", &[]),
     // Drives the node and everything below it; no transport, no door, no runtime.
     ("kvd-sim", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
@@ -46,8 +47,8 @@ const NEVER_REACHES: &[(&[&str], &[&str])] = &[
     ),
     // The disk knows nothing of raft.
     (&["kvd-vfs"], &["raft", "prost"]),
-    // A client speaks the doors' protocols only.
-    (&["kvctl"], &["raft", "kvd-raftpb"]),
+    // A client speaks the doors' protocols and reads files; of the member itself it has nothing.
+    (&["kvctl"], &["hyper", "hyper-util", "kvd-node", "kvd-kvstore", "kvd-transport"]),
 ];
 
 /// Packages from outside that a package must not name itself.

@@ -183,7 +183,7 @@ pub enum Error {
     #[error("snapshots that could not be read: {0}")]
     UnreadableSnapshots(usize),
     /// A path leads to nothing that can be read.
-    #[error("no {wanted} in {}: neither {names} is there; give a member's data directory", path.display())]
+    #[error("found no {wanted} in {}, where {names} would be; give a member's data directory", path.display())]
     NothingThere {
         /// The path.
         path: PathBuf,

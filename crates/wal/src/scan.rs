@@ -91,8 +91,9 @@ struct Start {
 #[derive(Debug)]
 struct Current {
     reader: SegmentReader,
-    /// Where it ends, if another one follows: all of it was durable then.
-    sealed: Option<u64>,
+    /// Where it ends, if another one follows: all of it was durable then. If the head that should say so is damaged, that
+    /// is the error once this segment has been read.
+    sealed: Option<Result<u64>>,
     last_batch: u64,
 }
 
@@ -308,12 +309,13 @@ impl Scan {
             }
         };
         let offset = current.reader.offset;
-        if current.sealed == Some(offset) {
+        let sealed = current.sealed.as_ref().and_then(|end| end.as_ref().ok()).copied();
+        if sealed == Some(offset) {
             self.start = Start { offset: 0, chain: current.reader.chain, last_batch: 0 };
             self.current = None;
             return Ok(Advance::Again);
         }
-        if let Some(end) = current.sealed.filter(|end| offset > *end) {
+        if let Some(end) = sealed.filter(|end| offset > *end) {
             return Err(corrupt(&current.reader, Finding::Misplaced, Some(end)));
         }
         match current.reader.next()? {
@@ -322,8 +324,9 @@ impl Scan {
                 self.check_records(offset)?;
                 Ok(Advance::Batch { offset })
             }
-            Next::Finding(finding, behind) => match current.sealed {
-                Some(end) => Err(corrupt(&current.reader, finding, Some(end))),
+            Next::Finding(finding, behind) => match &current.sealed {
+                Some(Ok(end)) => Err(corrupt(&current.reader, finding, Some(*end))),
+                Some(Err(error)) => Err(error.clone()),
                 None => Ok(Advance::End(finding, behind)),
             },
         }
@@ -335,7 +338,10 @@ impl Scan {
         };
         // In this order: what the link says was durable before the segment is read.
         let sealed = match self.ahead.get(1) {
-            Some(next) => Some(read_link(&self.disk, &self.dir, *next)?),
+            Some(next) => match read_link(&self.disk, &self.dir, *next) {
+                Err(error @ Error::Corrupt { .. }) => Some(Err(error)),
+                other => Some(Ok(other?)),
+            },
             None => None,
         };
         let mut reader = SegmentReader::open(&self.disk, &self.dir, name, self.start.chain)?;

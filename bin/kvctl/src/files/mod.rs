@@ -133,7 +133,7 @@ fn directories(path: &Path) -> Result<Directories, Error> {
         let beside = member.parent().map(|parent| parent.join("snap"));
         return Ok(Directories { wal: path.to_owned(), snap: beside.and_then(existing) });
     }
-    Err(Error::NothingThere { path: path.to_owned(), wanted: "a log", names: "wal/ or *.wal" })
+    Err(Error::NothingThere { path: path.to_owned(), wanted: "log", names: "wal/ or *.wal" })
 }
 
 /// A member's data directory or its `snap`.

@@ -70,7 +70,7 @@ fn content(entry: &Entry, ours: bool) -> Content {
         },
         EntryType::EntryConfChangeV2 => match ConfChangeV2::decode(entry.data.clone()) {
             Ok(change) => {
-                let member = ours.then(|| MemberChange::decode(&*change.context).ok()).flatten();
+                let member = ours.then(|| MemberChange::decode(&*entry.context).ok()).flatten();
                 Content::Change(change, member)
             }
             Err(_) => Content::Opaque,

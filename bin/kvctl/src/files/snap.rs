@@ -143,13 +143,9 @@ impl Found {
         let membership = node.membership.clone().unwrap_or_default();
         writeln!(out, "  cluster    {:016x}", membership.cluster_id)?;
         for member in &membership.members {
-            writeln!(
-                out,
-                "  member     {} at {}, boot {}",
-                member.id,
-                member.peer_urls.join(" "),
-                member.boot
-            )?;
+            let learner = if member.learner { ", a learner" } else { "" };
+            let urls = member.peer_urls.join(" ");
+            writeln!(out, "  member     {} at {urls}, boot {}{learner}", member.id, member.boot)?;
         }
         writeln!(out, "  removed    {}", ids(&membership.removed))?;
         for session in &node.sessions {
