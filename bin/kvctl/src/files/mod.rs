@@ -129,8 +129,9 @@ fn directories(path: &Path) -> Result<Directories, Error> {
         return Ok(Directories { wal: path.join("wal"), snap: existing(path.join("snap")) });
     }
     if holds(path, |name| name.ends_with(".wal")) {
-        let member = path.canonicalize()?;
-        let beside = member.parent().map(|parent| parent.join("snap"));
+        let full = path.canonicalize().map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        // A copy of a log, under another name, has no snapshots beside it.
+        let beside = full.parent().filter(|_| full.ends_with("wal")).map(|parent| parent.join("snap"));
         return Ok(Directories { wal: path.to_owned(), snap: beside.and_then(existing) });
     }
     Err(Error::NothingThere { path: path.to_owned(), wanted: "log", names: "wal/ or *.wal" })
