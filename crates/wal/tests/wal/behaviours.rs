@@ -278,6 +278,23 @@ fn reading_works_while_another_holds_the_lock_and_opening_does_not() {
 }
 
 #[test]
+fn the_lock_is_released_by_a_close_a_drop_and_an_opening_that_fails() {
+    let disk = MemDisk::new();
+    create(&disk, 4096).close().unwrap();
+    drop(open(&disk));
+    assert!(matches!(try_open_at(&disk, snapshot(9, 9)).unwrap_err(), Error::SnapshotNotRecorded { .. }));
+    let first = segments(&disk).remove(0);
+    let good = read(&disk, &first);
+    edit(&disk, &first, |bytes| bytes[100] ^= 1);
+    assert!(matches!(try_open(&disk).unwrap_err(), Error::Corrupt { .. }));
+    disk.overwrite_file(&first, good).unwrap();
+    let (wal, _) = open(&disk);
+    assert!(matches!(try_open(&disk).unwrap_err(), Error::Locked { .. }), "it is held while it is open");
+    drop(wal);
+    drop(open(&disk));
+}
+
+#[test]
 fn saving_nothing_writes_nothing() {
     let disk = MemDisk::new();
     let mut wal = create(&disk, 4096);

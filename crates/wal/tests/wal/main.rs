@@ -5,6 +5,7 @@
 mod behaviours;
 mod crash;
 mod damage;
+mod decision_table;
 mod failures;
 mod golden;
 mod read_back;
