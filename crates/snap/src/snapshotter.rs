@@ -15,6 +15,8 @@ use crate::write::{BodyWriter, TempFile};
 const SUFFIX: &str = ".snap";
 const BROKEN_SUFFIX: &str = ".snap.broken";
 const TEMP_SUFFIX: &str = ".tmp";
+/// As (term, index): newer than any snapshot.
+const EVERYTHING: (u64, u64) = (u64::MAX, u64::MAX);
 
 /// Writes, reads and keeps the snapshots of one member.
 ///
@@ -34,7 +36,7 @@ impl Snapshotter {
             disk,
             path: dir.to_owned(),
             next_temp: AtomicU64::new(0),
-            names: Mutex::new(()),
+            names: Mutex::new(Names::default()),
         });
         dir.remove_all(dir.list()?.into_iter().filter(|name| name.ends_with(TEMP_SUFFIX)))?;
         Ok(Self { dir })
@@ -70,6 +72,7 @@ impl Snapshotter {
         let mut wanted = recorded.to_vec();
         wanted.sort_unstable();
         wanted.dedup();
+        self.dir.note_recorded(wanted.last().copied().unwrap_or_default());
         let present = self.dir.snapshots()?;
         for (term, index) in wanted.into_iter().rev().filter(|id| present.contains(id)) {
             let path = self.dir.path(term, index);
@@ -103,12 +106,15 @@ impl Snapshotter {
     /// A file counts whether or not the log recorded it. Where another thread may have installed a snapshot that is
     /// not recorded yet, use [`Snapshotter::retain_up_to`]: else the recorded one could go first.
     pub fn retain(&self, keep: usize) -> Result<Vec<(u64, u64)>, Error> {
-        self.retain_up_to(keep, (u64::MAX, u64::MAX))
+        self.retain_up_to(keep, EVERYTHING)
     }
 
     /// As [`Snapshotter::retain`], but snapshots newer than `recorded`, the newest (term, index) that the log
     /// recorded, all stay and are not counted.
     pub fn retain_up_to(&self, keep: usize, recorded: (u64, u64)) -> Result<Vec<(u64, u64)>, Error> {
+        if recorded != EVERYTHING {
+            self.dir.note_recorded(recorded);
+        }
         let present = self.dir.snapshots()?;
         let counted = present.partition_point(|id| *id <= recorded);
         let (gone, left) = present.split_at(counted.saturating_sub(keep.max(1)));
@@ -137,7 +143,13 @@ pub(crate) struct Directory {
     /// Makes the names of temporary files distinct.
     next_temp: AtomicU64,
     /// Held while final names change.
-    names: Mutex<()>,
+    names: Mutex<Names>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    /// (term, index) of the newest snapshot that the log is known to have recorded.
+    recorded: (u64, u64),
 }
 
 impl Directory {
@@ -166,6 +178,27 @@ impl Directory {
             }
             Error::io("syncing the directory", &self.path)(source)
         })
+    }
+
+    fn note_recorded(&self, recorded: (u64, u64)) {
+        let mut names = self.names();
+        names.recorded = names.recorded.max(recorded);
+    }
+
+    /// Whether a snapshot that a peer sent is not to take the place of the one that is there: the log recorded that one,
+    /// and it is whole.
+    pub(crate) fn keeps(&self, id: (u64, u64)) -> Result<bool, Error> {
+        let path = self.path(id.0, id.1);
+        if id > self.names().recorded
+            || !self.disk.exists(&path).map_err(Error::io("looking for the file", &path))?
+        {
+            return Ok(false);
+        }
+        match reader::verify(&self.disk, &path) {
+            Ok(summary) => Ok((summary.metadata.term, summary.metadata.index) == id),
+            Err(error) if error.is_corruption() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn list(&self) -> Result<Vec<String>, Error> {
@@ -206,8 +239,8 @@ impl Directory {
         Ok(())
     }
 
-    fn names(&self) -> MutexGuard<'_, ()> {
-        // The lock guards no data that a panic could have left half done.
+    fn names(&self) -> MutexGuard<'_, Names> {
+        // A panic cannot have left what it guards half changed.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

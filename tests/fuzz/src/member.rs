@@ -24,9 +24,9 @@ use kvd_node::driver::{
 };
 use kvd_node::{Config, Exit, Fatal, Handle, Home, Member as ListedMember, Membership, Start};
 use kvd_raftpb::codec;
-use kvd_raftpb::peers::PeerHandler as _;
+use kvd_raftpb::peers::{PeerHandler as _, SnapshotStore as _};
 use kvd_snap::Snapshotter;
-use kvd_vfs::{Lock, MemDisk};
+use kvd_vfs::{Lock, MemDisk, Vfs as _};
 use kvd_wal::{Save, SnapshotRecord, Wal};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 
@@ -129,6 +129,14 @@ fn start() -> Start {
     Start::Initial { cluster_id: CLUSTER, members: members.collect() }
 }
 
+/// The snapshot file that a peer would have.
+fn file(metadata: &SnapshotMetadata, body: &[u8]) -> Vec<u8> {
+    let (mem, dir) = (MemDisk::new(), Path::new("/peer"));
+    let snapshotter = Snapshotter::open(mem.disk(), dir).expect("a sound disk");
+    snapshotter.save(metadata, &mut |out| out.write_all(body)).expect("a sound disk");
+    mem.read_file(&dir.join(mem.list(dir).expect("a sound disk").remove(0))).expect("a sound disk")
+}
+
 impl Member {
     fn new() -> Self {
         Self::open(MemDisk::new()).expect("a new member starts")
@@ -160,8 +168,9 @@ impl Member {
         let metadata = message.mut_snapshot().mut_metadata();
         (metadata.term, metadata.index) = (term, index);
         metadata.mut_conf_state().voters = vec![1, 2, 3];
-        let saved = self.snapshotter.save(metadata, &mut |out| out.write_all(body));
-        saved.expect("a sound disk takes a snapshot");
+        let sent = file(metadata, body);
+        let mut sink = self.snapshotter.receive(term, index).expect("a sound disk takes a snapshot");
+        sink.write_all(&sent).and_then(|()| sink.install()).expect("the file is whole");
         self.handle.deliver(from, message);
     }
 
