@@ -28,7 +28,9 @@ pub(crate) fn run(input: &[u8]) {
             }
             [sender, bytes @ ..] => offer(&mut node, u64::from(sender % 2) + 2, bytes),
         }
-        settle(&mut node);
+        if !settle(&mut node) {
+            break;
+        }
         never_back(&before, &node.raft.hard_state());
         // What a leader does after it applied its own removal is beyond messages: kvd stops it there.
         if node.raft.prs().get(1).is_none() && node.raft.state == StateRole::Leader {
@@ -106,13 +108,14 @@ fn node_in(role: u8) -> Node {
     node
 }
 
-/// Handles everything that is ready, as a member does.
-fn settle(node: &mut Node) {
+/// Handles everything that is ready, as a member does. False: a leader's snapshot contradicts what was committed, which
+/// raft takes and this storage does not.
+fn settle(node: &mut Node) -> bool {
     while node.has_ready() {
         let mut ready = node.ready();
         let store = node.store().clone();
-        if !ready.snapshot().is_empty() {
-            store.wl().apply_snapshot(ready.snapshot().clone()).expect("raft accepted it");
+        if !ready.snapshot().is_empty() && store.wl().apply_snapshot(ready.snapshot().clone()).is_err() {
+            return false;
         }
         let mut committed = ready.take_committed_entries();
         store.wl().append(ready.entries()).expect("raft leaves no gap");
@@ -136,4 +139,5 @@ fn settle(node: &mut Node) {
         }
         node.advance_apply();
     }
+    true
 }
