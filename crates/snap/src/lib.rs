@@ -11,7 +11,7 @@
 //! - *Verified.* No byte of a body is handed out before the checksum of its chunk was found right, and the end of
 //!   the body is not reported before that of the whole file was.
 //! - *Damage is not an I/O error.* A damaged file is set aside under the suffix `.broken` and an older one is tried;
-//!   a disk that fails is an error, and nothing is set aside.
+//!   a disk that fails is an error, and nothing is set aside. [`loading`] has the decision table.
 //! - *Order.* The snapshot first, then its record in the log, then the entries after it: a file that the log never
 //!   recorded is of no use, and [`Snapshotter::remove_unrecorded`] removes it.
 //!
@@ -20,6 +20,7 @@
 
 mod error;
 mod format;
+pub mod loading;
 mod reader;
 mod receive;
 mod snapshotter;

@@ -9,6 +9,7 @@ use kvd_vfs::Disk;
 use raft::eraftpb::SnapshotMetadata;
 
 use crate::error::Error;
+use crate::loading::{self, Finding, Verdict};
 use crate::reader::{self, SnapshotReader};
 use crate::write::{BodyWriter, TempFile};
 
@@ -74,22 +75,16 @@ impl Snapshotter {
         wanted.dedup();
         self.dir.note_recorded(wanted.last().copied().unwrap_or_default());
         let present = self.dir.snapshots()?;
-        for (term, index) in wanted.into_iter().rev().filter(|id| present.contains(id)) {
-            let path = self.dir.path(term, index);
-            let checked = reader::verify(&self.dir.disk, &path).and_then(|summary| {
-                let found = (summary.metadata.term, summary.metadata.index);
-                if found != (term, index) {
-                    return Err(Error::Other { path: path.clone(), asked: (term, index), found });
-                }
-                Ok(summary.metadata)
-            });
-            match checked {
-                Ok(metadata) => return Ok(Some(metadata)),
-                Err(error) if error.is_corruption() => {
-                    let broken = self.dir.set_aside(term, index)?;
+        for id in wanted.into_iter().rev() {
+            let read = present.contains(&id).then(|| self.dir.verify(id));
+            let verdict = loading::decide(read.as_ref().map_or(Finding::Absent, Finding::of));
+            match (verdict, read) {
+                (Verdict::SetAside, Some(Err(error))) => {
+                    let broken = self.dir.set_aside(id.0, id.1)?;
                     tracing::warn!(%error, kept_as = %broken.display(), "damaged snapshot set aside");
                 }
-                Err(error) => return Err(error),
+                (_, Some(read)) => return read.map(Some),
+                (_, None) => {}
             }
         }
         Ok(None)
@@ -185,6 +180,14 @@ impl Directory {
         names.recorded = names.recorded.max(recorded);
     }
 
+    /// Reads a whole file, and whether it is what its name says.
+    fn verify(&self, id: (u64, u64)) -> Result<SnapshotMetadata, Error> {
+        let path = self.path(id.0, id.1);
+        let metadata = reader::verify(&self.disk, &path)?.metadata;
+        let found = (metadata.term, metadata.index);
+        if found == id { Ok(metadata) } else { Err(Error::Other { path, asked: id, found }) }
+    }
+
     /// Whether a snapshot that a peer sent is not to take the place of the one that is there: the log recorded that one,
     /// and it is whole.
     pub(crate) fn keeps(&self, id: (u64, u64)) -> Result<bool, Error> {
@@ -194,8 +197,8 @@ impl Directory {
         {
             return Ok(false);
         }
-        match reader::verify(&self.disk, &path) {
-            Ok(summary) => Ok((summary.metadata.term, summary.metadata.index) == id),
+        match self.verify(id) {
+            Ok(_) => Ok(true),
             Err(error) if error.is_corruption() => Ok(false),
             Err(error) => Err(error),
         }
