@@ -201,7 +201,7 @@ pub(crate) fn replay(
     at: SnapshotRecord,
     most: u64,
 ) -> Result<(Replay, Tail, Index)> {
-    let Some(start) = segment_for(segments, at.index) else {
+    let Some(start) = segment_for(segments, at.index).filter(|_| at.index <= record::MAX_INDEX) else {
         return Err(match segments.is_empty() {
             true => Error::Absent { dir: dir.to_owned() },
             false => not_recorded(dir, at),

@@ -232,6 +232,16 @@ fn opening_at_an_uncommitted_index_reads_the_entries_behind_it() {
 }
 
 #[test]
+fn no_log_is_opened_beyond_its_last_index() {
+    let disk = MemDisk::new();
+    drop(create(&disk, 4096));
+    for index in [1 << 63, (1 << 63) + 1, u64::MAX] {
+        let error = try_open_at(&disk, snapshot(index, 1)).unwrap_err();
+        assert!(matches!(error, Error::SnapshotNotRecorded { .. }), "{error}");
+    }
+}
+
+#[test]
 fn a_snapshot_counts_once_it_is_committed() {
     let disk = MemDisk::new();
     let mut wal = create(&disk, 4096);
