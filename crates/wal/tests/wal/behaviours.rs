@@ -559,6 +559,24 @@ fn stale_temporary_files_and_directories_are_removed_and_other_files_are_left() 
 }
 
 #[test]
+fn a_directory_with_the_name_of_a_segment_is_refused_and_left() {
+    let home = tempfile::tempdir().unwrap();
+    for (disk, dir) in [
+        (MemDisk::new().disk(), dir().to_owned()),
+        (Arc::new(RealDisk::new()) as kvd_vfs::Disk, home.path().join("wal")),
+    ] {
+        drop(Wal::create(disk.clone(), &dir, METADATA, None, options(4096)).unwrap());
+        let name = dir.join("0000000000000001-0000000000000001.wal");
+        disk.create_dir_all(&name).unwrap();
+        match Wal::open(disk.clone(), &dir, BEGINNING, options(4096)).unwrap_err() {
+            Error::Io { path, .. } => assert_eq!(path, name),
+            other => panic!("{other}"),
+        }
+        assert!(disk.exists(&name).unwrap());
+    }
+}
+
+#[test]
 fn a_log_on_a_real_disk_is_prepared_ahead_and_reads_back() {
     for disk in [RealDisk::new(), RealDisk::buffered()] {
         let home = tempfile::tempdir().unwrap();
