@@ -6,6 +6,7 @@ mod behaviours;
 mod crash;
 mod damage;
 mod decision_table;
+mod exhaustive;
 mod failures;
 mod golden;
 mod read_back;
