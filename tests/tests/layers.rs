@@ -36,6 +36,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kvd-tests", &[]),
     // Drives the node and everything below it; no transport, no door, no runtime.
     ("kvd-sim", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
+    // Gives bytes to whatever parses some, wherever it is.
+    (
+        "kvd-fuzz",
+        &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore", "kvd", "kvctl"],
+    ),
 ];
 
 /// Packages from outside that a package must not reach: through whatever it uses, ours or not.

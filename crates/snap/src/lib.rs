@@ -11,7 +11,9 @@
 //! - *Verified.* No byte of a body is handed out before the checksum of its chunk was found right, and the end of
 //!   the body is not reported before that of the whole file was.
 //! - *Damage is not an I/O error.* A damaged file is set aside under the suffix `.broken` and an older one is tried;
-//!   a disk that fails is an error, and nothing is set aside.
+//!   a disk that fails is an error, and nothing is set aside. [`loading`] has the decision table.
+//! - *Kept.* A snapshot that the log recorded, and that is whole, is not exchanged for one that a peer sends under its
+//!   term and index.
 //! - *Order.* The snapshot first, then its record in the log, then the entries after it: a file that the log never
 //!   recorded is of no use, and [`Snapshotter::remove_unrecorded`] removes it.
 //!
@@ -21,6 +23,7 @@
 mod error;
 mod format;
 mod list;
+pub mod loading;
 mod reader;
 mod receive;
 mod snapshotter;

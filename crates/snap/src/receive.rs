@@ -151,7 +151,10 @@ impl SnapshotSink for Sink {
             return Err(refused(self.file.target(), self.parser.truncated()).into());
         }
         self.write_out()?;
-        self.file.publish()?;
+        // The member starts from what the log recorded: no peer exchanges that, whatever it sends under its name.
+        if !self.file.dir().keeps(self.asked)? {
+            self.file.publish()?;
+        }
         Ok(())
     }
 }

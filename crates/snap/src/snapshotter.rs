@@ -9,12 +9,15 @@ use kvd_vfs::Disk;
 use raft::eraftpb::SnapshotMetadata;
 
 use crate::error::Error;
+use crate::loading::{self, Finding, Verdict};
 use crate::reader::{self, SnapshotReader};
 use crate::write::{BodyWriter, TempFile};
 
 pub(crate) const SUFFIX: &str = ".snap";
 pub(crate) const BROKEN_SUFFIX: &str = ".snap.broken";
 pub(crate) const TEMP_SUFFIX: &str = ".tmp";
+/// As (term, index): newer than any snapshot.
+const EVERYTHING: (u64, u64) = (u64::MAX, u64::MAX);
 
 /// Writes, reads and keeps the snapshots of one member.
 ///
@@ -34,7 +37,7 @@ impl Snapshotter {
             disk,
             path: dir.to_owned(),
             next_temp: AtomicU64::new(0),
-            names: Mutex::new(()),
+            names: Mutex::new(Names::default()),
         });
         dir.remove_all(dir.list()?.into_iter().filter(|name| name.ends_with(TEMP_SUFFIX)))?;
         Ok(Self { dir })
@@ -70,16 +73,18 @@ impl Snapshotter {
         let mut wanted = recorded.to_vec();
         wanted.sort_unstable();
         wanted.dedup();
+        self.dir.note_recorded(wanted.last().copied().unwrap_or_default());
         let present = self.dir.snapshots()?;
-        for (term, index) in wanted.into_iter().rev().filter(|id| present.contains(id)) {
-            let path = self.dir.path(term, index);
-            match reader::verify_as(&self.dir.disk, &path, (term, index)) {
-                Ok(summary) => return Ok(Some(summary.metadata)),
-                Err(error) if error.is_corruption() => {
-                    let broken = self.dir.set_aside(term, index)?;
+        for id in wanted.into_iter().rev() {
+            let read = present.contains(&id).then(|| self.dir.verify(id));
+            let verdict = loading::decide(read.as_ref().map_or(Finding::Absent, Finding::of));
+            match (verdict, read) {
+                (Verdict::SetAside, Some(Err(error))) => {
+                    let broken = self.dir.set_aside(id.0, id.1)?;
                     tracing::warn!(%error, kept_as = %broken.display(), "damaged snapshot set aside");
                 }
-                Err(error) => return Err(error),
+                (_, Some(read)) => return read.map(Some),
+                (_, None) => {}
             }
         }
         Ok(None)
@@ -96,12 +101,15 @@ impl Snapshotter {
     /// A file counts whether or not the log recorded it. Where another thread may have installed a snapshot that is
     /// not recorded yet, use [`Snapshotter::retain_up_to`]: else the recorded one could go first.
     pub fn retain(&self, keep: usize) -> Result<Vec<(u64, u64)>, Error> {
-        self.retain_up_to(keep, (u64::MAX, u64::MAX))
+        self.retain_up_to(keep, EVERYTHING)
     }
 
     /// As [`Snapshotter::retain`], but snapshots newer than `recorded`, the newest (term, index) that the log
     /// recorded, all stay and are not counted.
     pub fn retain_up_to(&self, keep: usize, recorded: (u64, u64)) -> Result<Vec<(u64, u64)>, Error> {
+        if recorded != EVERYTHING {
+            self.dir.note_recorded(recorded);
+        }
         let present = self.dir.snapshots()?;
         let counted = present.partition_point(|id| *id <= recorded);
         let (gone, left) = present.split_at(counted.saturating_sub(keep.max(1)));
@@ -130,7 +138,13 @@ pub(crate) struct Directory {
     /// Makes the names of temporary files distinct.
     next_temp: AtomicU64,
     /// Held while final names change.
-    names: Mutex<()>,
+    names: Mutex<Names>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    /// (term, index) of the newest snapshot that the log is known to have recorded.
+    recorded: (u64, u64),
 }
 
 impl Directory {
@@ -159,6 +173,32 @@ impl Directory {
             }
             Error::io("syncing the directory", &self.path)(source)
         })
+    }
+
+    fn note_recorded(&self, recorded: (u64, u64)) {
+        let mut names = self.names();
+        names.recorded = names.recorded.max(recorded);
+    }
+
+    /// Reads a whole file, and whether it is what its name says.
+    fn verify(&self, id: (u64, u64)) -> Result<SnapshotMetadata, Error> {
+        Ok(reader::verify_as(&self.disk, &self.path(id.0, id.1), id)?.metadata)
+    }
+
+    /// Whether a snapshot that a peer sent is not to take the place of the one that is there: the log recorded that one,
+    /// and it is whole.
+    pub(crate) fn keeps(&self, id: (u64, u64)) -> Result<bool, Error> {
+        let path = self.path(id.0, id.1);
+        if id > self.names().recorded
+            || !self.disk.exists(&path).map_err(Error::io("looking for the file", &path))?
+        {
+            return Ok(false);
+        }
+        match self.verify(id) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_corruption() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn list(&self) -> Result<Vec<String>, Error> {
@@ -199,8 +239,8 @@ impl Directory {
         Ok(())
     }
 
-    fn names(&self) -> MutexGuard<'_, ()> {
-        // The lock guards no data that a panic could have left half done.
+    fn names(&self) -> MutexGuard<'_, Names> {
+        // A panic cannot have left what it guards half changed.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -44,6 +44,10 @@ impl TempFile {
         Ok(Self { dir, file: Some(file), temp, target, offset: 0, synced: 0, published: false })
     }
 
+    pub(crate) fn dir(&self) -> &Directory {
+        &self.dir
+    }
+
     /// The final name.
     pub(crate) fn target(&self) -> &Path {
         &self.target

@@ -8,10 +8,11 @@ use std::io::{self, Read};
 
 use common::*;
 use kvd_raftpb::peers::SnapshotStore;
+use kvd_snap::loading::{Finding, TABLE, Verdict};
 use kvd_snap::{
     CHUNK_BYTES, Damage, Error, MAX_CHUNK_BYTES, MAX_METADATA_BYTES, Snapshotter, VERSION, verify,
 };
-use kvd_vfs::{MemDisk, OpenMode};
+use kvd_vfs::{MemDisk, Op, OpenMode};
 
 /// A small file with several chunks, which only another writer would make: the shape is legal.
 fn small() -> Vec<u8> {
@@ -287,6 +288,112 @@ fn damaged_files_are_set_aside_one_after_the_other() {
     let snapshotter = Snapshotter::open(mem.disk(), dir()).unwrap();
     assert_eq!(snapshotter.retain(1).unwrap(), [(1, 3)]);
     assert_eq!(names(&mem.disk()), [name(3, ""), name(4, ".broken")]);
+}
+
+/// Makes the newest of two recorded snapshots look like that, in every way that there is.
+fn made(finding: Finding) -> Vec<(MemDisk, Snapshotter)> {
+    let fresh = || {
+        let (mem, snapshotter) = setup();
+        save(&snapshotter, 1, 5, b"older").unwrap();
+        save(&snapshotter, 2, 7, b"a small state").unwrap();
+        (mem, snapshotter)
+    };
+    let with = |bytes: Vec<u8>| {
+        let (mem, snapshotter) = fresh();
+        mem.overwrite_file(&path(2, 7), bytes).unwrap();
+        (mem, snapshotter)
+    };
+    match finding {
+        Finding::Absent => {
+            let (mem, snapshotter) = fresh();
+            mem.disk().remove_file(&path(2, 7)).unwrap();
+            vec![(mem, snapshotter)]
+        }
+        // One for each row of the document that says so.
+        Finding::Damaged => {
+            let (whole, mut length) = (small(), Parts::new(&[b"a small state"]));
+            length.body_len += 1;
+            let mut bound = whole.clone();
+            bound[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
+            let (early, late) = (whole[..whole.len() - 1].to_vec(), [&whole[..], b"x"].concat());
+            vec![with(vec![0; 99]), with(bound), with(early), with(late), with(length.bytes())]
+        }
+        Finding::Other => {
+            let (mem, snapshotter) = fresh();
+            save(&snapshotter, 3, 9, b"misplaced").unwrap();
+            mem.disk().rename(&path(3, 9), &path(2, 7)).unwrap();
+            vec![(mem, snapshotter)]
+        }
+        Finding::Newer => {
+            let mut parts = Parts::new(&[b"a small state"]);
+            parts.version = VERSION + 1;
+            vec![with(parts.bytes())]
+        }
+        Finding::Unreadable => {
+            let (mem, snapshotter) = fresh();
+            // The first read lists the directory.
+            mem.fail_nth(Op::Read, 2, MemDisk::EIO);
+            vec![(mem, snapshotter)]
+        }
+        Finding::Whole => vec![fresh()],
+    }
+}
+
+#[test]
+fn every_row_of_the_loading_table_holds_on_real_bytes() {
+    let (older, newer) = ("0000000000000001-0000000000000005.snap", "0000000000000002-0000000000000007.snap");
+    let broken = format!("{newer}.broken");
+    for (finding, want) in TABLE {
+        for (mem, snapshotter) in made(finding) {
+            let loaded = snapshotter.newest_of(&[(1, 5), (2, 7)]);
+            let names = names(&mem.disk());
+            let verdict = match loaded {
+                Ok(Some(loaded)) if loaded == metadata(2, 7) => {
+                    assert_eq!(names, [older, newer]);
+                    Verdict::Load
+                }
+                Ok(Some(loaded)) => {
+                    assert_eq!(loaded, metadata(1, 5));
+                    if names == [older] { Verdict::Older } else { Verdict::SetAside }
+                }
+                Ok(None) => panic!("{finding:?}: the older one is there"),
+                Err(error) => {
+                    assert!(error.to_string().contains(newer), "{error}");
+                    assert_eq!(names, [older, newer]);
+                    Verdict::Refuse
+                }
+            };
+            assert_eq!(verdict, want, "{finding:?}");
+            if verdict == Verdict::SetAside {
+                assert_eq!(names, [older, broken.as_str()], "{finding:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_document_has_the_same_table() {
+    let document = include_str!("../../../docs/snap-format.md");
+    let mut rows: Vec<(String, Verdict)> = document
+        .lines()
+        .skip_while(|line| !line.starts_with("| finding |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let verdict = match (cells[2].split([' ', ':']).next().unwrap(), cells[3]) {
+                ("loaded", "stays") => Verdict::Load,
+                ("the", "-") => Verdict::Older,
+                ("the", "renamed `.broken`") => Verdict::SetAside,
+                ("error", "stays") => Verdict::Refuse,
+                other => panic!("no verdict: {other:?}"),
+            };
+            (cells[0].to_owned(), verdict)
+        })
+        .collect();
+    rows.dedup();
+    let table = TABLE.map(|(finding, verdict)| (format!("{finding:?}").to_lowercase(), verdict));
+    assert_eq!(rows, table);
 }
 
 #[test]

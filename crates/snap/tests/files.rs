@@ -261,3 +261,33 @@ fn on_a_real_disk_files_are_private() {
     assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(snapshotter.newest_of(&[(1, 5)]).unwrap(), Some(metadata(1, 5)));
 }
+
+#[test]
+fn a_peer_does_not_exchange_what_the_log_recorded() {
+    let (_, other) = setup();
+    save(&other, 2, 7, b"something else").unwrap();
+    let forged = raw(&other, 2, 7);
+    for noted in [(|s: &Snapshotter| drop(s.newest_of(&[(2, 7)]).unwrap())) as fn(&Snapshotter), |s| {
+        drop(s.retain_up_to(2, (3, 9)).unwrap())
+    }] {
+        let (mem, snapshotter) = setup();
+        save(&snapshotter, 2, 7, b"the state").unwrap();
+        let own = raw(&snapshotter, 2, 7);
+        // Nobody said that it was recorded: the newer file counts.
+        receive(&snapshotter, 2, 7, &forged, 9).unwrap();
+        assert_eq!(read(&snapshotter, 2, 7).unwrap(), b"something else");
+        mem.overwrite_file(&path(2, 7), own).unwrap();
+
+        noted(&snapshotter);
+        receive(&snapshotter, 2, 7, &forged, 9).unwrap();
+        assert_eq!(read(&snapshotter, 2, 7).unwrap(), b"the state");
+        assert_eq!(names(&mem.disk()).len(), 1, "what was received is gone");
+
+        // Damage makes it worth nothing; a copy mends it.
+        let mut rotten = mem.read_file(&path(2, 7)).unwrap();
+        rotten[20] ^= 1;
+        mem.overwrite_file(&path(2, 7), rotten).unwrap();
+        receive(&snapshotter, 2, 7, &forged, 9).unwrap();
+        assert_eq!(read(&snapshotter, 2, 7).unwrap(), b"something else");
+    }
+}

@@ -34,7 +34,8 @@ impl SegmentName {
     pub(crate) fn parse(name: &str) -> Option<SegmentName> {
         let (seq, index) = name.strip_suffix(".wal")?.split_once('-')?;
         let parsed = SegmentName { seq: hex(seq)?, first_index: hex(index)? };
-        Some(parsed)
+        // The last number of all is never given: no segment could follow.
+        (parsed.seq < u64::MAX).then_some(parsed)
     }
 
     pub(crate) fn file_name(self) -> String {
@@ -108,6 +109,7 @@ mod tests {
             "00000000000000001-00000000000004d2.wal",
             "0000000000000001_00000000000004d2.wal",
             "+000000000000001-00000000000004d2.wal",
+            "ffffffffffffffff-00000000000004d2.wal",
             "0000000000000001-00000000000004d2.wal.broken",
             "0000000000000001-0000000000000002-0000000000000003.wal",
         ] {

@@ -22,6 +22,10 @@ pub(crate) const HARD_STATE: u8 = 4;
 pub(crate) const SNAPSHOT: u8 = 5;
 pub(crate) const CLOSE: u8 = 6;
 
+/// The highest index in a log. raft's own are below 2^62 (see `kvd_raftpb::validate`); what is computed from one up to
+/// here cannot overflow.
+pub(crate) const MAX_INDEX: u64 = 1 << 63;
+
 /// Names a snapshot. Ordered by index, then term.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotRecord {
@@ -77,9 +81,10 @@ fn take_record<'a>(bytes: &mut &'a [u8]) -> Result<Record<'a>, BadRecord> {
         ENTRY => Record::Entry(body),
         HARD_STATE => Record::HardState(body),
         SNAPSHOT => match body.split_at_checked(8) {
-            Some((index, term)) => {
-                Record::Snapshot(SnapshotRecord { index: number(index)?, term: number(term)? })
-            }
+            Some((index, term)) => match (number(index)?, number(term)?) {
+                (index, term) if index <= MAX_INDEX => Record::Snapshot(SnapshotRecord { index, term }),
+                _ => return Err(BadRecord::Malformed("a snapshot at an impossible index")),
+            },
             None => return Err(BadRecord::Malformed("a short snapshot record")),
         },
         CLOSE => Record::Close,
@@ -119,7 +124,11 @@ impl EntryDecoder {
             self.block.extend_from_slice(body);
             self.block.split().freeze()
         };
-        codec::decode_entry(bytes).map_err(|e| e.to_string())
+        let entry = codec::decode_entry(bytes).map_err(|e| e.to_string())?;
+        if !(1..=MAX_INDEX).contains(&entry.index) {
+            return Err(format!("an entry with the impossible index {}", entry.index));
+        }
+        Ok(entry)
     }
 }
 
@@ -129,13 +138,17 @@ mod tests {
 
     #[test]
     fn damaged_record_bytes_are_refused_without_a_panic() {
-        let cases: [(&[u8], BadRecord); 6] = [
+        let cases: [(&[u8], BadRecord); 7] = [
             (&[3, 0, 0, 0], BadRecord::Malformed("a record without a head")),
             (&[3, 1, 0, 0, 0], BadRecord::Malformed("a record beyond its batch")),
             (&[3, 255, 255, 255, 255, 0], BadRecord::Malformed("a record beyond its batch")),
             (&[1, 1, 0, 0, 0, 9], BadRecord::Malformed("a number that is not 8 bytes long")),
             (&[5, 1, 0, 0, 0, 9], BadRecord::Malformed("a short snapshot record")),
             (&[7, 0, 0, 0, 0], BadRecord::UnknownKind(7)),
+            (
+                &[[5, 16, 0, 0, 0].as_slice(), &[0xff; 16]].concat(),
+                BadRecord::Malformed("a snapshot at an impossible index"),
+            ),
         ];
         for (mut bytes, want) in cases {
             assert_eq!(next_record(&mut bytes).unwrap().unwrap_err(), want);
@@ -144,9 +157,32 @@ mod tests {
     }
 
     #[test]
+    fn an_index_is_neither_0_nor_beyond_the_highest() {
+        for (index, good) in [
+            (0, false),
+            (1, true),
+            (MAX_INDEX - 1, true),
+            (MAX_INDEX, true),
+            (MAX_INDEX + 1, false),
+            (u64::MAX, false),
+        ] {
+            let mut entry = Entry::default();
+            entry.index = index;
+            let mut encoded = BytesMut::new();
+            codec::encode_entry(&entry, &mut encoded);
+            assert_eq!(EntryDecoder::default().decode(&encoded).is_ok(), good, "{index}");
+            let body = encode_snapshot(SnapshotRecord { index, term: 1 });
+            let record = [&[SNAPSHOT, 16, 0, 0, 0], body.as_slice()].concat();
+            let snapshot = next_record(&mut record.as_slice()).unwrap();
+            assert_eq!(snapshot.is_ok(), good || index == 0, "{index}");
+        }
+    }
+
+    #[test]
     fn small_entries_share_a_block_and_large_ones_do_not() {
         let mut decoder = EntryDecoder::default();
         let mut entry = Entry::default();
+        entry.index = 1;
         entry.data = Bytes::from(vec![1; 100]);
         let mut encoded = BytesMut::new();
         codec::encode_entry(&entry, &mut encoded);

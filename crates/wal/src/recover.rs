@@ -62,7 +62,7 @@ pub(crate) fn segments_from(
     segments: &[SegmentName],
     at: SnapshotRecord,
 ) -> Result<Vec<SegmentName>> {
-    match segment_for(segments, at.index) {
+    match segment_for(segments, at.index).filter(|_| at.index <= record::MAX_INDEX) {
         Some(start) => Ok(segments[start..].to_vec()),
         None if segments.is_empty() => Err(Error::Absent { dir: dir.to_owned() }),
         None => Err(not_recorded(dir, at)),

@@ -258,7 +258,7 @@ impl Wal {
     /// saved may or may not be there when the log is opened again.
     ///
     /// # Panics
-    /// If the entries leave a gap: raft makes none.
+    /// If the entries leave a gap, or go beyond index 2^63: raft's do not.
     pub fn save(&mut self, entries: &[Entry], hard_state: Option<&HardState>, must_sync: bool) -> Result<()> {
         self.save_group(&[Save { snapshot: None, entries, hard_state, must_sync }])
     }
@@ -376,7 +376,7 @@ impl Wal {
         }
         for entry in save.entries.iter().take_while(|entry| entry.index < replaced) {
             assert!(
-                entry.index > 0 && entry.index <= self.last_index + 1,
+                entry.index > 0 && entry.index <= (self.last_index + 1).min(record::MAX_INDEX),
                 "entry {} saved to a log that ends at {}",
                 entry.index,
                 self.last_index

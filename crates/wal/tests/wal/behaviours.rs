@@ -232,6 +232,16 @@ fn opening_at_an_uncommitted_index_reads_the_entries_behind_it() {
 }
 
 #[test]
+fn no_log_is_opened_beyond_its_last_index() {
+    let disk = MemDisk::new();
+    drop(create(&disk, 4096));
+    for index in [1 << 63, (1 << 63) + 1, u64::MAX] {
+        let error = try_open_at(&disk, snapshot(index, 1)).unwrap_err();
+        assert!(matches!(error, Error::SnapshotNotRecorded { .. }), "{error}");
+    }
+}
+
+#[test]
 fn a_snapshot_counts_once_it_is_committed() {
     let disk = MemDisk::new();
     let mut wal = create(&disk, 4096);
@@ -275,6 +285,23 @@ fn reading_works_while_another_holds_the_lock_and_opening_does_not() {
     let report = verify(&disk.disk(), dir(), snapshot(3, 2)).unwrap();
     assert!(report.closed && report.torn.is_none());
     assert_eq!(report.last_index, 4);
+}
+
+#[test]
+fn the_lock_is_released_by_a_close_a_drop_and_an_opening_that_fails() {
+    let disk = MemDisk::new();
+    create(&disk, 4096).close().unwrap();
+    drop(open(&disk));
+    assert!(matches!(try_open_at(&disk, snapshot(9, 9)).unwrap_err(), Error::SnapshotNotRecorded { .. }));
+    let first = segments(&disk).remove(0);
+    let good = read(&disk, &first);
+    edit(&disk, &first, |bytes| bytes[100] ^= 1);
+    assert!(matches!(try_open(&disk).unwrap_err(), Error::Corrupt { .. }));
+    disk.overwrite_file(&first, good).unwrap();
+    let (wal, _) = open(&disk);
+    assert!(matches!(try_open(&disk).unwrap_err(), Error::Locked { .. }), "it is held while it is open");
+    drop(wal);
+    drop(open(&disk));
 }
 
 #[test]
@@ -529,6 +556,24 @@ fn stale_temporary_files_and_directories_are_removed_and_other_files_are_left() 
     want.extend(polluted);
     want.sort_unstable();
     assert_eq!(disk.list(dir()).unwrap(), want);
+}
+
+#[test]
+fn a_directory_with_the_name_of_a_segment_is_refused_and_left() {
+    let home = tempfile::tempdir().unwrap();
+    for (disk, dir) in [
+        (MemDisk::new().disk(), dir().to_owned()),
+        (Arc::new(RealDisk::new()) as kvd_vfs::Disk, home.path().join("wal")),
+    ] {
+        drop(Wal::create(disk.clone(), &dir, METADATA, None, options(4096)).unwrap());
+        let name = dir.join("0000000000000001-0000000000000001.wal");
+        disk.create_dir_all(&name).unwrap();
+        match Wal::open(disk.clone(), &dir, BEGINNING, options(4096)).unwrap_err() {
+            Error::Io { path, .. } => assert_eq!(path, name),
+            other => panic!("{other}"),
+        }
+        assert!(disk.exists(&name).unwrap());
+    }
 }
 
 #[test]

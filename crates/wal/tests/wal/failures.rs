@@ -1,7 +1,7 @@
 //! What happens when the disk refuses.
 
 use kvd_vfs::{MemDisk, Op, Vfs};
-use kvd_wal::{Error, SnapshotRecord, Wal};
+use kvd_wal::{Error, Save, SnapshotRecord, Wal};
 
 use crate::support::*;
 
@@ -43,6 +43,65 @@ fn a_failed_sync_or_write_stops_the_log_and_nothing_is_tried_again() {
         assert_stopped(wal, "cannot append to /m/wal/0000000000000000-0000000000000000.wal");
         assert_eq!(disk.operations(), operations, "not one more write, sync or closing record");
     }
+}
+
+#[test]
+fn whichever_call_fails_every_later_one_says_so() {
+    let calls: [(&str, Call); 6] = [
+        ("save of entries", |wal| wal.save(&[entry(3, 1, 100)], None, true)),
+        ("save of a vote", |wal| wal.save(&[], Some(&hard_state(2, 3, 0)), true)),
+        ("save of a group", |wal| {
+            let group = [entry(3, 1, 100), entry(4, 1, 100)];
+            let save = |at: usize| Save { entries: &group[at..=at], ..Save::default() };
+            wal.save_group(&[save(0), save(1)])
+        }),
+        ("save_snapshot", |wal| wal.save_snapshot(snapshot(1, 1))),
+        ("sync", Wal::sync),
+        ("release_to", |wal| wal.release_to(2)),
+    ];
+    let operations = [Op::Write, Op::SetLen, Op::Sync, Op::SyncDir, Op::Create, Op::Rename, Op::Remove];
+    for (name, call) in calls {
+        let mut failed = 0;
+        for (op, nth) in operations.into_iter().flat_map(|op| [(op, 1), (op, 2)]) {
+            let (disk, mut wal) = two_segments();
+            // A commit index waits, so that a sync has something to write.
+            wal.save(&[], Some(&hard_state(1, 1, 1)), false).unwrap();
+            disk.fail_nth(op, nth, MemDisk::EIO);
+            let Err(error) = call(&mut wal) else { continue };
+            failed += 1;
+            assert!(matches!(error, Error::Io { .. }), "{name}: {error}");
+            disk.clear_faults();
+            let operations = disk.operations();
+            assert_stopped(wal, "cannot");
+            assert_eq!(disk.operations(), operations, "{name}, {op:?}: not one more operation");
+            disk.crash_losing_all_unsynced();
+            let (_, replay) = open(&disk);
+            let acknowledged = [entry(1, 1, 3000), entry(2, 1, 100)];
+            assert_eq!(replay.entries[..2], acknowledged, "{name}, {op:?}: what was acknowledged is there");
+        }
+        assert!(failed > 0, "{name} was seen to fail");
+    }
+}
+
+#[test]
+fn a_close_that_fails_says_so_and_loses_nothing() {
+    for op in [Op::Write, Op::Sync] {
+        let (disk, wal) = two_segments();
+        disk.fail_nth(op, 1, MemDisk::EIO);
+        assert!(matches!(wal.close().unwrap_err(), Error::Io { .. }));
+        disk.crash_losing_all_unsynced();
+        assert_eq!(open(&disk).1.entries, [entry(1, 1, 3000), entry(2, 1, 100)]);
+    }
+}
+
+/// Entry 1 in the first segment, entry 2 in the second.
+fn two_segments() -> (MemDisk, Wal) {
+    let disk = MemDisk::new();
+    let mut wal = create(&disk, 4096);
+    wal.save(&[entry(1, 1, 3000)], Some(&hard_state(1, 1, 0)), true).unwrap();
+    wal.save(&[entry(2, 1, 100)], None, true).unwrap();
+    assert_eq!(wal.segments(), 2);
+    (disk, wal)
 }
 
 #[test]

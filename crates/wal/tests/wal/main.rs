@@ -6,6 +6,8 @@ mod behaviours;
 mod beside;
 mod crash;
 mod damage;
+mod decision_table;
+mod exhaustive;
 mod failures;
 mod golden;
 mod read_back;
