@@ -16,7 +16,7 @@ mod mem;
 mod real;
 
 pub use aligned::AlignedBuf;
-pub use mem::{MemDisk, Op};
+pub use mem::{MemDisk, Op, Rot};
 pub use real::RealDisk;
 
 use std::fmt::Debug;
