@@ -38,7 +38,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use self::content::Content;
 use self::file::{MemFile, MemLock};
-use self::names::Names;
+use self::names::{Ino, Names};
 use self::rng::Rng;
 use self::state::{ENOTEMPTY, Node, ROOT, State, names_in, no_power, os, parent_and_name};
 use crate::{Disk, File, Lock, OpenMode, Vfs};
@@ -167,6 +167,14 @@ impl MemDisk {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn sync_names<'a>(&'a self, state: MutexGuard<'a, State>, dir: Ino) -> io::Result<MutexGuard<'a, State>> {
+        let mut state = self.pause(state, Op::SyncDir);
+        let power = state.begin(Op::SyncDir)?;
+        State::end(power)?;
+        state.dir(dir)?.sync();
+        Ok(state)
+    }
+
     /// The disk, at the beginning of an operation: waits if it stalls.
     fn enter(&self, op: Op) -> MutexGuard<'_, State> {
         self.pause(self.lock_state(), op)
@@ -177,21 +185,26 @@ impl Vfs for MemDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.lock_state();
         let mut ino = ROOT;
+        // The parent of the last directory that exists, until that one is synced.
+        let mut parent = None;
         for name in names_in(dir)? {
-            ino = match state.dir(ino)?.get(name) {
-                Some(found) => found,
-                None => {
-                    state = self.pause(state, Op::Create);
-                    let power = state.begin(Op::Create)?;
-                    let made = state.add(ino, name, Node::Dir(Names::default()))?;
-                    State::end(power)?;
-                    state = self.pause(state, Op::SyncDir);
-                    let power = state.begin(Op::SyncDir)?;
-                    State::end(power)?;
-                    state.dir(ino)?.sync();
-                    made
-                }
-            };
+            if let Some(found) = state.dir(ino)?.get(name) {
+                parent = Some(ino);
+                ino = found;
+                continue;
+            }
+            if let Some(parent) = parent.take() {
+                state = self.sync_names(state, parent)?;
+            }
+            state = self.pause(state, Op::Create);
+            let power = state.begin(Op::Create)?;
+            let made = state.add(ino, name, Node::Dir(Names::default()))?;
+            State::end(power)?;
+            state = self.sync_names(state, ino)?;
+            ino = made;
+        }
+        if let Some(parent) = parent {
+            state = self.sync_names(state, parent)?;
         }
         state.dir(ino).map(|_| ())
     }
@@ -289,11 +302,9 @@ impl Vfs for MemDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.enter(Op::SyncDir);
+        let mut state = self.lock_state();
         let ino = state.find(dir)?;
-        let power = state.begin(Op::SyncDir)?;
-        State::end(power)?;
-        state.dir(ino)?.sync();
+        let mut state = self.sync_names(state, ino)?;
         state.collect();
         Ok(())
     }
