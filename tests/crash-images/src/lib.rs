@@ -23,6 +23,7 @@ mod plant;
 mod rng;
 mod run;
 mod saves;
+mod snapshots;
 
 pub use plant::Plant;
 pub use run::{Failure, Outcome, Section, Settings, run};
@@ -36,4 +37,7 @@ pub const SECTIONS: &[Section] = &[
     saves::SAVES,
     names::NAMES,
     names::REPAIR,
+    snapshots::TRUNCATIONS,
+    snapshots::FLIPS,
+    snapshots::NAMES,
 ];
