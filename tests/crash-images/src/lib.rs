@@ -15,9 +15,11 @@
 //! Each image has a name within its section, and a failure prints the command that opens that image alone. What is drawn
 //! is drawn from the seed.
 
+mod boots;
 mod crash;
 mod damage;
 mod log;
+mod member;
 mod names;
 mod plant;
 mod rng;
@@ -40,4 +42,7 @@ pub const SECTIONS: &[Section] = &[
     snapshots::TRUNCATIONS,
     snapshots::FLIPS,
     snapshots::NAMES,
+    boots::FIRST,
+    boots::RESTART,
+    boots::LIFE,
 ];
