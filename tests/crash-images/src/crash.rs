@@ -43,6 +43,9 @@ pub(crate) struct Attempt<T> {
     pub(crate) finished: bool,
 }
 
+/// What is asked of an image.
+pub(crate) type Check<'a, T> = &'a dyn Fn(&MemDisk, &Attempt<T>, &mut Counts<'_>) -> Result<(), String>;
+
 /// Does `work` on copies of `base`, with the power going at each of its steps in turn, and gives every outcome to
 /// `check`.
 pub(crate) fn at_every_step<T>(
@@ -51,7 +54,7 @@ pub(crate) fn at_every_step<T>(
     base: &MemDisk,
     bounds: Bounds,
     work: &dyn Fn(&MemDisk) -> T,
-    check: &dyn Fn(&MemDisk, &Attempt<T>, &mut Counts<'_>) -> Result<(), String>,
+    check: Check<'_, T>,
 ) {
     let mut step = 1;
     while !at_step(sink, case, base, step, bounds, work, check) {
@@ -67,7 +70,7 @@ pub(crate) fn at_step<T>(
     step: u64,
     bounds: Bounds,
     work: &dyn Fn(&MemDisk) -> T,
-    check: &dyn Fn(&MemDisk, &Attempt<T>, &mut Counts<'_>) -> Result<(), String>,
+    check: Check<'_, T>,
 ) -> bool {
     let disk = base.fork();
     disk.power_off_at(step);

@@ -13,7 +13,7 @@ use kvd_wal::{Error, Wal, verify};
 use crate::log::{self, BEGINNING, Call, Script, dir, entry, hard_state, options, save, with_data};
 use crate::plant::{self, Plant};
 use crate::rng::Rng;
-use crate::run::{Counts, Section, Settings, Sink, Unit};
+use crate::run::{Counts, Section, Settings, Sink, shared};
 
 /// Bytes of the single log.
 const BYTES: u64 = 64 << 10;
@@ -23,25 +23,25 @@ const SMALL: u64 = 6 << 10;
 pub(crate) const TRUNCATIONS: Section = Section {
     name: "log-truncations",
     about: "a log of 64 KiB, cut to every length",
-    units: |_| over(BYTES, truncations),
+    units: |_| shared(BYTES, truncations),
 };
 
 pub(crate) const FLIPS: Section = Section {
     name: "log-flips",
     about: "a log of 64 KiB, every bit flipped",
-    units: |_| over(BYTES * 8, flips),
+    units: |_| shared(BYTES * 8, flips),
 };
 
 pub(crate) const ZEROS: Section = Section {
     name: "log-zeros",
     about: "a log of 64 KiB, every run of sectors zeroed, and every pair",
-    units: |_| over(BYTES / SECTOR as u64, zeros),
+    units: |_| shared(BYTES / SECTOR as u64, zeros),
 };
 
 pub(crate) const SEGMENTS: Section = Section {
     name: "log-segments",
     about: "a log of several segments: every length, a bit of every byte, every run of sectors, each segment missing",
-    units: |_| over(SMALL, several_at),
+    units: |_| shared(SMALL, several_at),
 };
 
 /// What is done to one segment.
@@ -314,13 +314,6 @@ fn name(damage: Damage) -> String {
         Damage::Two(n, one, other) => format!("{n}/zeros{one}+{other}"),
         Damage::Missing(n) => format!("{n}/missing"),
     }
-}
-
-/// Units that share the numbers below `count`.
-fn over(count: u64, run: fn(&mut Sink<'_>, Range<u64>)) -> Vec<Unit> {
-    let part = count.div_ceil(16);
-    let parts = (0..16).map(|n| n * part..count.min((n + 1) * part));
-    parts.map(|part| Box::new(move |sink: &mut Sink<'_>| run(sink, part.clone())) as Unit).collect()
 }
 
 fn truncations(sink: &mut Sink<'_>, lengths: Range<u64>) {

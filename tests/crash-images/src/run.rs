@@ -1,6 +1,7 @@
 //! Runs sections: hands their units to threads, counts images, keeps failures.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -42,6 +43,13 @@ pub struct Section {
 
 /// A part of a section that one thread does.
 pub(crate) type Unit = Box<dyn Fn(&mut Sink<'_>) + Send + Sync>;
+
+/// Units that share the numbers below `count`.
+pub(crate) fn shared(count: u64, run: fn(&mut Sink<'_>, Range<u64>)) -> Vec<Unit> {
+    let part = count.div_ceil(16);
+    let parts = (0..16).map(|n| n * part..count.min((n + 1) * part));
+    parts.map(|part| Box::new(move |sink: &mut Sink<'_>| run(sink, part.clone())) as Unit).collect()
+}
 
 /// An image that did not do as it should.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use raft::eraftpb::SnapshotMetadata;
 
 use crate::crash::{self, Attempt, Bounds};
 use crate::plant::{self, Plant};
-use crate::run::{Counts, Section, Settings, Sink, Unit};
+use crate::run::{Counts, Section, Settings, Sink, Unit, shared};
 
 /// A file of about this many bytes, in chunks of [`CHUNK`].
 const BYTES: u64 = 64 << 10;
@@ -24,13 +24,13 @@ const OLD: (u64, u64) = (2, 5);
 pub(crate) const TRUNCATIONS: Section = Section {
     name: "snap-truncations",
     about: "a snapshot of 64 KiB in several chunks, cut to every length, and with bytes behind its end",
-    units: |_| over(BYTES, truncations),
+    units: |_| shared(BYTES, truncations),
 };
 
 pub(crate) const FLIPS: Section = Section {
     name: "snap-flips",
     about: "a snapshot of 64 KiB in several chunks, every bit flipped",
-    units: |_| over(BYTES * 8, flips),
+    units: |_| shared(BYTES * 8, flips),
 };
 
 pub(crate) const NAMES: Section = Section {
@@ -195,13 +195,6 @@ fn rechunked(header: &[u8], body: &[u8]) -> (Vec<u8>, Vec<u64>) {
     let rest = [&(body.len() as u64).to_le_bytes()[..], &whole, b"pans-dvk"].concat();
     bytes.extend([&none[..], &crc(&[&chunks.to_le_bytes(), &none, &rest]), &rest].concat());
     (bytes, parts)
-}
-
-/// Units that share the numbers below `count`.
-fn over(count: u64, run: fn(&mut Sink<'_>, Range<u64>)) -> Vec<Unit> {
-    let part = count.div_ceil(16);
-    let parts = (0..16).map(|n| n * part..count.min((n + 1) * part));
-    parts.map(|part| Box::new(move |sink: &mut Sink<'_>| run(sink, part.clone())) as Unit).collect()
 }
 
 /// One in so many images is checked in every way that a file is read.
