@@ -40,7 +40,7 @@ pub(crate) const ZEROS: Section = Section {
 
 pub(crate) const SEGMENTS: Section = Section {
     name: "log-segments",
-    about: "a log of several segments: every length, a bit of every byte, every run of sectors, each segment missing",
+    about: "a log of several segments, open and closed: every length, a bit of every byte, every run of sectors, each segment missing",
     units: |_| shared(SMALL, several_at),
 };
 
@@ -62,6 +62,8 @@ struct AtRest {
     script: Script,
     segments: Vec<Layout>,
     plant: Option<Plant>,
+    /// Before the names of its images.
+    name: &'static str,
 }
 
 /// A segment: its batches by the calls that wrote them.
@@ -133,12 +135,13 @@ fn single(settings: &Settings) -> Result<AtRest, String> {
     at_rest(script, settings)
 }
 
-fn several(settings: &Settings) -> Result<AtRest, String> {
+/// Several segments; with a closing record behind everything, or without.
+fn several(settings: &Settings, is_closed: bool) -> Result<AtRest, String> {
     let script = Script::new(SMALL).with((1..=12).map(|index| {
         let len = [2200, 300, 900][index as usize % 3];
         save(vec![entry(index, 1 + index / 5, len)], hard_state(1 + index / 5, 2, index - 1))
     }));
-    at_rest(script, settings)
+    at_rest(script.with(is_closed.then_some(Call::Close)), settings)
 }
 
 fn at_rest(script: Script, settings: &Settings) -> Result<AtRest, String> {
@@ -158,7 +161,7 @@ fn at_rest(script: Script, settings: &Settings) -> Result<AtRest, String> {
     if calls != Some(script.len()) {
         return Err(format!("{} calls made {calls:?} batches", script.len()));
     }
-    Ok(AtRest { disk, script, segments, plant: settings.plant })
+    Ok(AtRest { disk, script, segments, plant: settings.plant, name: "" })
 }
 
 /// Where batches lie, by the lengths in their headers.
@@ -302,7 +305,7 @@ impl AtRest {
     }
 
     fn image(&self, sink: &mut Sink<'_>, damage: Damage) {
-        sink.image(|| name(damage), |counts| self.check(damage, counts));
+        sink.image(|| self.name.to_owned() + &name(damage), |counts| self.check(damage, counts));
     }
 }
 
@@ -339,20 +342,24 @@ fn zeros(sink: &mut Sink<'_>, sectors: Range<u64>) {
 }
 
 fn several_at(sink: &mut Sink<'_>, offsets: Range<u64>) {
-    let Some(log) = sink.setup("log", several(sink.settings)) else { return };
-    for (n, segment) in log.segments.iter().enumerate() {
-        for at in thinned(sink.settings, offsets.start..offsets.end.min(segment.len)) {
-            log.image(sink, Damage::Length(n, at));
-            let bit = Rng::new(sink.settings.seed ^ at << 8 ^ n as u64).below(8);
-            log.image(sink, Damage::Flip(n, at * 8 + bit));
-            if at % SECTOR as u64 == 0 {
-                for to in at / SECTOR as u64 + 1..=segment.len / SECTOR as u64 {
-                    log.image(sink, Damage::Zeros(n, at / SECTOR as u64, to));
+    for is_closed in [false, true] {
+        let Some(mut log) = sink.setup("log", several(sink.settings, is_closed)) else { return };
+        log.name = if is_closed { "closed/" } else { "open/" };
+        for (n, segment) in log.segments.iter().enumerate() {
+            for at in thinned(sink.settings, offsets.start..offsets.end.min(segment.len)) {
+                log.image(sink, Damage::Length(n, at));
+                let bit = Rng::new(sink.settings.seed ^ at << 8 ^ n as u64).below(8);
+                log.image(sink, Damage::Flip(n, at * 8 + bit));
+                let sector = at / SECTOR as u64;
+                if at % SECTOR as u64 == 0 {
+                    for to in sector + 1..=segment.len / SECTOR as u64 {
+                        log.image(sink, Damage::Zeros(n, sector, to));
+                    }
                 }
             }
-        }
-        if offsets.start == 0 {
-            log.image(sink, Damage::Missing(n));
+            if offsets.start == 0 {
+                log.image(sink, Damage::Missing(n));
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bugs that are planted to see that the checks would catch them: disks that lie to the code under test.
 //!
-//! A log that ignores a checksum, and one that does not sync, cannot be told from a good one on a disk that hides damage,
-//! or says that it has synced and has not.
+//! A log that ignores its checksums does the same as a good one on a disk that hides damage, and a log that does not sync the
+//! same as a good one on a disk that says it has synced and has not. So nothing has to be changed in the code under test.
 
 use std::fmt;
 use std::io;
