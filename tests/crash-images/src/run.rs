@@ -107,6 +107,10 @@ impl Sink<'_> {
         if self.settings.only.as_ref().is_some_and(|only| *only != name()) {
             return;
         }
+        // A planted bug that this unit has caught so often need not be caught again.
+        if self.settings.plant.is_some() && self.outcome.failures.len() == KEPT {
+            return;
+        }
         self.outcome.images += 1;
         let counts = AssertUnwindSafe(&mut self.outcome.counts);
         let result = catch_unwind(AssertUnwindSafe(|| {
