@@ -86,6 +86,21 @@ fn a_removed_name_may_come_back() {
 }
 
 #[test]
+fn a_directory_that_a_killed_process_made_is_durable_once_another_has_asked_for_it() {
+    for deep in ["/a", "/a/b", "/a/b/c"] {
+        for step in 1..=6 {
+            let disk = MemDisk::new();
+            disk.power_off_at(step);
+            let first = disk.create_dir_all(Path::new(deep));
+            let next = disk.fork();
+            next.create_dir_all(Path::new(deep)).unwrap();
+            next.crash_losing_all_unsynced();
+            assert!(next.exists(Path::new(deep)).unwrap(), "{deep}, {step}: {first:?}");
+        }
+    }
+}
+
+#[test]
 fn a_directory_moves_with_what_is_in_it() {
     let disk = MemDisk::new();
     disk.create_dir_all(Path::new("/x/wal.tmp")).unwrap();

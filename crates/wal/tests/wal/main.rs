@@ -7,7 +7,6 @@ mod beside;
 mod crash;
 mod damage;
 mod decision_table;
-mod exhaustive;
 mod failures;
 mod golden;
 mod read_back;
