@@ -1,6 +1,6 @@
 //! A save that is cut off: every subset of its sectors, at every place of a segment.
 
-use kvd_vfs::{MemDisk, SECTOR};
+use kvd_vfs::{MemDisk, SECTOR, Vfs as _};
 use kvd_wal::{SnapshotRecord, Wal};
 
 use crate::crash::{self, Bounds};
@@ -68,10 +68,12 @@ fn case(sink: &mut Sink<'_>, sectors: u64, place: Place) {
         },
         _ => save(vec![of_sectors(before + 1, 1, sectors)], hard_state(1 + sectors % 2, 1, before)),
     });
-    let built = prepared(&script, done);
-    let Some(base) = sink.setup("base", built) else { return };
-    let (plant, bounds) = (sink.settings.plant, Bounds::full(sink));
+    // The heads, what was there before, and the save.
+    let want = 1 + before + sectors + u64::from(place == Place::Cut);
     let name = format!("{sectors}-{place:?}").to_lowercase();
+    let built = takes_sectors(&script, want).and_then(|()| prepared(&script, done));
+    let Some(base) = sink.setup(&name, built) else { return };
+    let (plant, bounds) = (sink.settings.plant, Bounds::full(sink));
     let work = |memory: &MemDisk| {
         let disk = plant::disk(plant, memory, None);
         let opened = Wal::open(disk, dir(), log::BEGINNING, options(script.segment_bytes));
@@ -85,6 +87,17 @@ fn case(sink: &mut Sink<'_>, sectors: u64, place: Place) {
 /// An entry whose save, with a hard state or not, takes so many sectors.
 fn of_sectors(index: u64, term: u64, sectors: u64) -> raft::eraftpb::Entry {
     entry(index, term, 448 + 511 * (sectors as usize - 1) - 100)
+}
+
+/// Whether a whole script writes so many sectors, as its case says.
+fn takes_sectors(script: &Script, want: u64) -> Result<(), String> {
+    let disk = prepared(script, script.len())?;
+    let mut found = 0;
+    for name in disk.list(dir()).map_err(|e| e.to_string())?.iter().filter(|name| name.ends_with(".wal")) {
+        let bytes = disk.read_file(&dir().join(name)).map_err(|e| e.to_string())?;
+        found += bytes.chunks(SECTOR).filter(|sector| sector.iter().any(|byte| *byte != 0)).count() as u64;
+    }
+    if found == want { Ok(()) } else { Err(format!("{found} sectors were written, not {want}")) }
 }
 
 /// A disk with the first calls on it.
