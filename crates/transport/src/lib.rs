@@ -70,13 +70,13 @@
 //! }
 //! ```
 //!
-//! The frames are drawn in `codec`, the headers in `identity`, the paths and refusals in `handler`.
+//! The frames are drawn in [`codec`], the headers in `identity`, the paths and refusals in `handler`.
 //!
 //! Left out so far: pipelined posts as a fallback without a stream, probing with round-trip times,
 //! rate limits, TLS.
 
 mod call;
-mod codec;
+pub mod codec;
 mod config;
 mod dial;
 mod error;
