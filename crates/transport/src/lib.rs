@@ -30,7 +30,8 @@
 //!   queue, or has no stream, is dropped and reported ([`PeerHandler::report_unreachable`], once for each burst).
 //! - Nothing is sent twice.
 //! - [`Peers::send`] never blocks, encodes nothing, and takes one short lock for each message.
-//! - All that is queued for a peer and class goes out in one write, up to [`Config::write_bytes`].
+//! - All that is queued for a peer and class goes out in one write, up to [`Config::write_bytes`]. Entries for several
+//!   peers are encoded once.
 //! - The fate of every `MsgSnapshot` is reported exactly once. One snapshot at a time is sent to a peer, and one at a
 //!   time is received.
 //! - A call is sent at most once. It ends with the answer, or with an error that tells "nothing was done" from "unknown",
@@ -85,6 +86,7 @@ mod identity;
 mod members;
 mod metrics;
 mod outbox;
+mod outgoing;
 mod peer;
 mod reader;
 mod server;

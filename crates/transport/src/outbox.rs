@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lock;
 use crate::metrics::DropReason;
+use crate::outgoing::Outgoing;
 
 /// What shares a stream. Heartbeats and votes never wait behind bulk, because bulk has a stream of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Message>,
+    queue: VecDeque<Outgoing>,
     bytes: usize,
     /// Counts the streams that were ever attached.
     generation: u64,
@@ -108,8 +109,8 @@ impl Outbox {
     }
 
     /// Queues a message for the attached stream.
-    pub(crate) fn push(&self, message: Message) -> Result<(), Dropped> {
-        let bytes = weight(&message);
+    pub(crate) fn push(&self, outgoing: Outgoing) -> Result<(), Dropped> {
+        let bytes = weight(&outgoing.message);
         let mut state = lock(&self.state);
         let reason = if state.closed {
             DropReason::Stopped
@@ -121,7 +122,7 @@ impl Outbox {
             DropReason::QueueFull
         } else {
             state.bytes += bytes;
-            state.queue.push_back(message);
+            state.queue.push_back(outgoing);
             state.reported = false;
             if let Some(waker) = state.waker.take() {
                 waker.wake();
@@ -170,7 +171,7 @@ impl Outbox {
     pub(crate) fn take(
         &self,
         generation: u64,
-        batch: &mut VecDeque<Message>,
+        batch: &mut VecDeque<Outgoing>,
         max_bytes: usize,
         cx: &Context<'_>,
     ) -> Taken {
@@ -195,10 +196,10 @@ impl Outbox {
         }
         let mut moved = 0;
         while moved < max_bytes
-            && let Some(message) = state.queue.pop_front()
+            && let Some(outgoing) = state.queue.pop_front()
         {
-            moved += weight(&message);
-            batch.push_back(message);
+            moved += weight(&outgoing.message);
+            batch.push_back(outgoing);
         }
         state.bytes -= moved;
         Taken::Some
@@ -218,12 +219,12 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn message(index: u64, payload: usize) -> Message {
+    fn message(index: u64, payload: usize) -> Outgoing {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgHeartbeat);
         message.index = index;
         message.context = vec![0; payload].into();
-        message
+        Outgoing::new(message, None)
     }
 
     fn attached(max_messages: usize, max_bytes: usize) -> (Outbox, u64) {
@@ -235,7 +236,7 @@ mod tests {
     fn take(outbox: &Outbox, generation: u64, max: usize) -> (Taken, Vec<u64>) {
         let mut batch = VecDeque::new();
         let taken = outbox.take(generation, &mut batch, max, &Context::from_waker(Waker::noop()));
-        (taken, batch.iter().map(|m| m.index).collect())
+        (taken, batch.iter().map(|m| m.message.index).collect())
     }
 
     fn refused(reason: DropReason, report: bool) -> Result<(), Dropped> {
@@ -290,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_queue_is_bounded_in_bytes() {
-        let one = weight(&message(0, 100));
+        let one = weight(&message(0, 100).message);
         for (limit, fits) in [(2 * one - 1, false), (2 * one, true), (2 * one + 1, true)] {
             let (outbox, generation) = attached(10, limit);
             assert_eq!(outbox.push(message(1, 100)), Ok(()));
@@ -309,7 +310,7 @@ mod tests {
 
     #[test]
     fn one_take_is_bounded_and_keeps_the_order() {
-        let one = weight(&message(0, 10));
+        let one = weight(&message(0, 10).message);
         for (max, first) in [(2 * one - 1, 2), (2 * one, 2), (2 * one + 1, 3), (1, 1), (5 * one, 5)] {
             let (outbox, generation) = attached(10, usize::MAX);
             for index in 0..5 {

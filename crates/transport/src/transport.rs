@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::outbox::Class;
+use crate::outgoing::{Outgoing, share};
 use crate::peer::Peer;
 use crate::shared::Shared;
 use crate::{call, reader, server, snapshot_sender};
@@ -100,8 +101,9 @@ impl Peers for Transport {
         // The handler is called when no lock is held: it may come back to the transport.
         let mut unreachable: Vec<u64> = Vec::new();
         let mut snapshots: Vec<Message> = Vec::new();
+        let entries = share(&messages);
         let directory = shared.directory();
-        for message in messages {
+        for (message, entries) in messages.into_iter().zip(entries) {
             let to = message.to;
             let Some(class) = Class::of(&message) else {
                 snapshots.push(message);
@@ -111,7 +113,7 @@ impl Peers for Transport {
                 shared.metrics.unknown_recipients.inc();
                 continue;
             };
-            if let Err(dropped) = peer.outbox(class).push(message) {
+            if let Err(dropped) = peer.outbox(class).push(Outgoing::new(message, entries)) {
                 peer.metrics.dropped(dropped.reason, 1);
                 if dropped.report && !unreachable.contains(&to) {
                     unreachable.push(to);
