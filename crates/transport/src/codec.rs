@@ -134,8 +134,7 @@ impl Decoder {
     }
 
     /// True between frames: a stream that ends elsewhere was cut.
-    #[cfg(test)]
-    pub(crate) fn at_boundary(&self) -> bool {
+    pub fn at_boundary(&self) -> bool {
         self.head_len == 0
     }
 }

@@ -15,7 +15,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::codec::HEARTBEAT;
-use crate::metrics::DropReason;
+use crate::metrics::{DropReason, Path};
+use crate::order::Place;
 use crate::outbox::{Class, Taken};
 use crate::outgoing::Outgoing;
 use crate::peer::Peer;
@@ -53,6 +54,7 @@ impl OutStream {
         let (generation, replaced) = peer.outbox(class).attach(link.kill.clone())?;
         link.streaming.store(true, Ordering::Relaxed);
         tracing::debug!(peer = peer.id, stream = class.name(), replaced, "stream attached");
+        peer.metrics.stream(class, true);
         if replaced {
             shared.handler.report_unreachable(peer.id);
         }
@@ -74,16 +76,22 @@ impl OutStream {
         })
     }
 
+    /// Where in the order of its class the stream is.
+    pub(crate) fn place(&self) -> Place {
+        Place { boot: self.shared.boot, number: self.generation }
+    }
+
     /// Encodes the batch to chunks; to none if every message of it was too large.
     fn encode(&mut self) {
         let max = self.shared.config.max_frame_bytes;
-        let mut too_large = 0;
+        let (all, mut too_large) = (self.batch.len(), 0);
         for outgoing in self.batch.drain(..) {
             if let Err(error) = outgoing.encode(max, &mut self.buffer, &mut self.chunks) {
                 tracing::warn!(peer = self.peer.id, %error, "message dropped");
                 too_large += 1;
             }
         }
+        self.peer.metrics.sent(Path::of(self.class), all - too_large);
         if too_large > 0 {
             self.peer.metrics.dropped(DropReason::TooLarge, too_large);
             self.shared.handler.report_unreachable(self.peer.id);
@@ -140,6 +148,7 @@ impl Drop for OutStream {
             return;
         };
         tracing::debug!(peer = self.peer.id, stream = self.class.name(), dropped, "stream detached");
+        self.peer.metrics.stream(self.class, false);
         self.peer.metrics.dropped(DropReason::NoStream, dropped);
         if report {
             self.shared.handler.report_unreachable(self.peer.id);

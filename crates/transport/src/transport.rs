@@ -14,11 +14,11 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::outbox::Class;
+use crate::outbox::{Class, Pushed};
 use crate::outgoing::{Outgoing, share};
 use crate::peer::Peer;
 use crate::shared::Shared;
-use crate::{call, reader, server, snapshot_sender};
+use crate::{call, pipeline, reader, server, snapshot_sender};
 
 /// A running transport. Clones are handles to the same one.
 ///
@@ -113,10 +113,15 @@ impl Peers for Transport {
                 shared.metrics.unknown_recipients.inc();
                 continue;
             };
-            if let Err(dropped) = peer.outbox(class).push(Outgoing::new(message, entries)) {
-                peer.metrics.dropped(dropped.reason, 1);
-                if dropped.report && !unreachable.contains(&to) {
-                    unreachable.push(to);
+            let outgoing = Outgoing::new(message, entries);
+            match peer.outbox(class).push(outgoing, || peer.has_url()) {
+                Ok(Pushed::Queued) => {}
+                Ok(Pushed::NeedsPoster) => pipeline::start(shared, peer.clone(), class),
+                Err(dropped) => {
+                    peer.metrics.dropped(dropped.reason, 1);
+                    if dropped.report && !unreachable.contains(&to) {
+                        unreachable.push(to);
+                    }
                 }
             }
         }
