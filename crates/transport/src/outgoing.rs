@@ -53,22 +53,24 @@ impl Outgoing {
         let start = buffer.len();
         buffer.put_u32_le(0);
         encode_message_head(&self.message, buffer);
-        let entries_at = buffer.len();
+        let copied = entries.len() < UNCOPIED_BYTES;
+        if copied {
+            buffer.extend_from_slice(entries);
+        }
+        let tail = buffer.len();
         encode_message_tail(&self.message, buffer);
-        let len = buffer.len() - start - 4 + entries.len();
+        let len = buffer.len() - start - 4 + if copied { 0 } else { entries.len() };
         let Some(short) = u32::try_from(len).ok().filter(|short| *short <= max) else {
             buffer.truncate(start);
             return Err(TooLong { len: len as u64, max });
         };
         buffer[start..start + 4].copy_from_slice(&short.to_le_bytes());
-        let tail = buffer.split_off(entries_at);
-        if entries.len() < UNCOPIED_BYTES {
-            buffer.extend_from_slice(entries);
-        } else {
+        if !copied {
+            let tail = buffer.split_off(tail);
             chunks.push_back(buffer.split().freeze());
             chunks.push_back(entries.clone());
+            *buffer = tail;
         }
-        buffer.extend_from_slice(&tail);
         Ok(())
     }
 }
