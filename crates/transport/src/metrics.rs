@@ -1,31 +1,85 @@
 //! What the transport counts. Names are etcd's where etcd has one; peers are labelled by their decimal id.
 
+use std::sync::atomic::AtomicU64;
+
+use kvd_raftpb::peers::CallError;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::outbox::Class;
+use crate::probe::Probed;
+
 type One = [(&'static str, String); 1];
+/// Round trips: 0.1 ms to 3 s, the buckets that etcd has.
+type RoundTrips = Family<One, Histogram, fn() -> Histogram>;
 type Two = [(&'static str, String); 2];
 
 /// The transport's series. Cloning gives another handle to the same numbers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Metrics {
+    round_trips: RoundTrips,
+    clock_ahead: Family<One, Gauge<f64, AtomicU64>>,
+    probes: Family<Two, Counter>,
+    sending_snapshots: Family<One, Gauge>,
+    receiving_snapshots: Family<One, Gauge>,
     sent_bytes: Family<One, Counter>,
     received_bytes: Family<One, Counter>,
     sent_failures: Family<One, Counter>,
     received_failures: Family<One, Counter>,
     active_peers: Family<Two, Gauge>,
+    messages_sent: Family<Two, Counter>,
+    messages_received: Family<Two, Counter>,
+    posts: Family<Two, Counter>,
+    streams: Family<Two, Gauge>,
     dropped: Family<Two, Counter>,
     refused_frames: Family<Two, Counter>,
     refused_requests: Family<One, Counter>,
     snapshots_sent: Family<Two, Counter>,
     snapshots_received: Family<Two, Counter>,
     dial_failures: Family<One, Counter>,
+    calls: Family<Two, Counter>,
+    calls_answered: Family<Two, Counter>,
     pub(crate) connections: Gauge,
     pub(crate) connections_refused: Counter,
     /// Messages for somebody who is not a member. They get no label: ids from outside must not grow the page.
     pub(crate) unknown_recipients: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics {
+            round_trips: RoundTrips::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.0001, 2.0, 16))
+            }),
+            clock_ahead: Default::default(),
+            probes: Default::default(),
+            sending_snapshots: Default::default(),
+            receiving_snapshots: Default::default(),
+            sent_bytes: Default::default(),
+            received_bytes: Default::default(),
+            sent_failures: Default::default(),
+            received_failures: Default::default(),
+            active_peers: Default::default(),
+            messages_sent: Default::default(),
+            messages_received: Default::default(),
+            posts: Default::default(),
+            streams: Default::default(),
+            dropped: Default::default(),
+            refused_frames: Default::default(),
+            refused_requests: Default::default(),
+            snapshots_sent: Default::default(),
+            snapshots_received: Default::default(),
+            dial_failures: Default::default(),
+            calls: Default::default(),
+            calls_answered: Default::default(),
+            connections: Default::default(),
+            connections_refused: Default::default(),
+            unknown_recipients: Default::default(),
+        }
+    }
 }
 
 /// Why a message was dropped before it was written.
@@ -33,8 +87,10 @@ pub struct Metrics {
 pub(crate) enum DropReason {
     /// The queue of its peer and class is full.
     QueueFull,
-    /// The peer has not dialled this class's stream, or lost it.
+    /// The peer has not dialled this class's stream, or lost it, and nothing can be posted at the moment.
     NoStream,
+    /// Posting it failed. The peer may have it.
+    NotPosted,
     /// Its frame would be longer than the limit.
     TooLarge,
     /// The transport is stopping, or the peer was removed.
@@ -42,9 +98,10 @@ pub(crate) enum DropReason {
 }
 
 impl DropReason {
-    const ALL: [(DropReason, &'static str); 4] = [
+    const ALL: [(DropReason, &'static str); 5] = [
         (DropReason::QueueFull, "queue_full"),
         (DropReason::NoStream, "no_stream"),
+        (DropReason::NotPosted, "not_posted"),
         (DropReason::TooLarge, "too_large"),
         (DropReason::Stopped, "stopped"),
     ];
@@ -63,16 +120,69 @@ pub(crate) enum FrameFault {
     Recipient,
     /// A snapshot's message, which belongs on a connection of its own.
     Snapshot,
+    /// It came in a post, after what was sent later, and its order matters.
+    Overtaken,
 }
 
 impl FrameFault {
-    const ALL: [(FrameFault, &'static str); 5] = [
+    const ALL: [(FrameFault, &'static str); 6] = [
         (FrameFault::TooLong, "too_long"),
         (FrameFault::Malformed, "malformed"),
         (FrameFault::Sender, "wrong_sender"),
         (FrameFault::Recipient, "wrong_recipient"),
         (FrameFault::Snapshot, "snapshot"),
+        (FrameFault::Overtaken, "overtaken"),
     ];
+}
+
+/// The way that a message took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// The stream of appends.
+    Append,
+    /// The stream of everything else.
+    Message,
+    /// A post.
+    Pipeline,
+    /// A snapshot's connection.
+    Snapshot,
+}
+
+impl Path {
+    const ALL: [(Path, &'static str); 4] = [
+        (Path::Append, "msgapp"),
+        (Path::Message, "message"),
+        (Path::Pipeline, "pipeline"),
+        (Path::Snapshot, "snapshot"),
+    ];
+
+    pub(crate) fn of(class: Class) -> Path {
+        match class {
+            Class::Append => Path::Append,
+            Class::Message => Path::Message,
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ok,
+    NotDone,
+    Unknown,
+}
+
+impl Outcome {
+    const ALL: [(Outcome, &'static str); 3] =
+        [(Outcome::Ok, "ok"), (Outcome::NotDone, "not_done"), (Outcome::Unknown, "unknown")];
+
+    pub(crate) fn of<T>(result: &Result<T, CallError>) -> Outcome {
+        match result {
+            Ok(_) => Outcome::Ok,
+            Err(CallError::NotDone { .. }) => Outcome::NotDone,
+            Err(CallError::Unknown { .. }) => Outcome::Unknown,
+        }
+    }
 }
 
 /// The numbers of one peer, looked up once: the hot path only adds.
@@ -81,13 +191,24 @@ pub(crate) struct PeerMetrics {
     pub(crate) sent_bytes: Counter,
     pub(crate) received_bytes: Counter,
     pub(crate) active: Gauge,
+    pub(crate) sending_snapshots: Gauge,
+    pub(crate) receiving_snapshots: Gauge,
+    round_trips: Histogram,
+    clock_ahead: Gauge<f64, AtomicU64>,
+    probes: [Counter; 2],
     pub(crate) dial_failures: Counter,
     sent_failures: Counter,
     received_failures: Counter,
+    messages_sent: [Counter; Path::ALL.len()],
+    messages_received: [Counter; Path::ALL.len()],
+    posts: [Counter; 2],
+    streams: [Gauge; Class::ALL.len()],
     dropped: [Counter; DropReason::ALL.len()],
     refused: [Counter; FrameFault::ALL.len()],
     snapshots_sent: [Counter; 2],
     snapshots_received: [Counter; 2],
+    calls: [Counter; Outcome::ALL.len()],
+    calls_answered: [Counter; Outcome::ALL.len()],
 }
 
 impl PeerMetrics {
@@ -96,13 +217,47 @@ impl PeerMetrics {
         self.dropped[reason as usize].inc_by(messages as u64);
     }
 
+    pub(crate) fn sent(&self, path: Path, messages: usize) {
+        self.messages_sent[path as usize].inc_by(messages as u64);
+    }
+
+    pub(crate) fn received(&self, path: Path) {
+        self.messages_received[path as usize].inc();
+    }
+
+    pub(crate) fn posted(&self, ok: bool) {
+        self.posts[usize::from(ok)].inc();
+    }
+
+    pub(crate) fn stream(&self, class: Class, attached: bool) {
+        self.streams[class as usize].set(attached.into());
+    }
+
     pub(crate) fn refused(&self, fault: FrameFault) {
         self.received_failures.inc();
         self.refused[fault as usize].inc();
     }
 
+    pub(crate) fn probed(&self, probed: Option<&Probed>) {
+        self.probes[usize::from(probed.is_some())].inc();
+        if let Some(round_trip) = probed.and_then(|probed| probed.round_trip) {
+            self.round_trips.observe(round_trip.as_secs_f64());
+        }
+        if let Some(ahead) = probed.and_then(|probed| probed.clock_ahead) {
+            self.clock_ahead.set(ahead);
+        }
+    }
+
     pub(crate) fn snapshot_sent(&self, ok: bool) {
         self.snapshots_sent[usize::from(ok)].inc();
+    }
+
+    pub(crate) fn called(&self, outcome: Outcome) {
+        self.calls[outcome as usize].inc();
+    }
+
+    pub(crate) fn answered(&self, outcome: Outcome) {
+        self.calls_answered[outcome as usize].inc();
     }
 
     pub(crate) fn snapshot_received(&self, ok: bool) {
@@ -142,7 +297,38 @@ impl Metrics {
             "1 while the peer's message stream is read",
             self.active_peers.clone(),
         );
+        network.register_with_unit(
+            "peer_round_trip_time",
+            "Round trips of the probes to a peer",
+            Unit::Seconds,
+            self.round_trips.clone(),
+        );
+        network.register(
+            "snapshot_send_inflights_total",
+            "Snapshots on their way to a peer",
+            self.sending_snapshots.clone(),
+        );
+        network.register(
+            "snapshot_receive_inflights_total",
+            "Snapshots on their way from a peer",
+            self.receiving_snapshots.clone(),
+        );
         let own = r.sub_registry_with_prefix("kvd_transport");
+        own.register_with_unit(
+            "clock_ahead",
+            "By how much the clock of a peer is ahead, as of the last probe",
+            Unit::Seconds,
+            self.clock_ahead.clone(),
+        );
+        own.register("probes", "Probes of a peer, by outcome", self.probes.clone());
+        own.register("messages_sent", "Messages written to a peer, by path", self.messages_sent.clone());
+        own.register(
+            "messages_received",
+            "Messages delivered from a peer, by path",
+            self.messages_received.clone(),
+        );
+        own.register("posts", "Posts to a peer without a stream, by outcome", self.posts.clone());
+        own.register("streams", "1 while the peer holds the stream to it", self.streams.clone());
         own.register("messages_dropped", "Messages that were not sent, by reason", self.dropped.clone());
         own.register(
             "frames_refused",
@@ -156,6 +342,8 @@ impl Metrics {
         );
         own.register("snapshots_sent", "Snapshots sent, by outcome", self.snapshots_sent.clone());
         own.register("snapshots_received", "Snapshots received, by outcome", self.snapshots_received.clone());
+        own.register("calls", "Calls to a peer, by outcome", self.calls.clone());
+        own.register("calls_answered", "Calls of a peer, by outcome", self.calls_answered.clone());
         own.register("dial_failures", "Dials that brought no stream", self.dial_failures.clone());
         own.register(
             "unknown_recipients",
@@ -178,15 +366,30 @@ impl Metrics {
         PeerMetrics {
             sent_bytes: self.sent_bytes.get_or_create_owned(&one("To")),
             received_bytes: self.received_bytes.get_or_create_owned(&one("From")),
+            sending_snapshots: self.sending_snapshots.get_or_create_owned(&one("To")),
+            receiving_snapshots: self.receiving_snapshots.get_or_create_owned(&one("From")),
+            round_trips: self.round_trips.get_or_create_owned(&one("To")),
+            clock_ahead: self.clock_ahead.get_or_create_owned(&one("To")),
+            probes: OUTCOMES.map(|name| self.probes.get_or_create_owned(&two("To", "Outcome", name))),
             active: self.active_peers.get_or_create_owned(&active_labels(local, &id)),
             dial_failures: self.dial_failures.get_or_create_owned(&one("To")),
             sent_failures: self.sent_failures.get_or_create_owned(&one("To")),
             received_failures: self.received_failures.get_or_create_owned(&one("From")),
+            messages_sent: Path::ALL
+                .map(|(_, name)| self.messages_sent.get_or_create_owned(&two("To", "Path", name))),
+            messages_received: Path::ALL
+                .map(|(_, name)| self.messages_received.get_or_create_owned(&two("From", "Path", name))),
+            posts: OUTCOMES.map(|name| self.posts.get_or_create_owned(&two("To", "Outcome", name))),
+            streams: Class::ALL
+                .map(|class| self.streams.get_or_create_owned(&two("To", "Stream", class.name()))),
             dropped: DropReason::ALL
                 .map(|(_, name)| self.dropped.get_or_create_owned(&two("To", "Reason", name))),
             refused: FrameFault::ALL
                 .map(|(_, name)| self.refused_frames.get_or_create_owned(&two("From", "Reason", name))),
             snapshots_sent: outcomes.clone().map(|labels| self.snapshots_sent.get_or_create_owned(&labels)),
+            calls: Outcome::ALL.map(|(_, name)| self.calls.get_or_create_owned(&two("To", "Outcome", name))),
+            calls_answered: Outcome::ALL
+                .map(|(_, name)| self.calls_answered.get_or_create_owned(&two("From", "Outcome", name))),
             snapshots_received: outcomes.map(|labels| self.snapshots_received.get_or_create_owned(&labels)),
         }
     }
@@ -196,6 +399,10 @@ impl Metrics {
         let id = id.to_string();
         let one = |label| [(label, id.clone())];
         let two = |label, other, value: &str| [(label, id.clone()), (other, value.to_owned())];
+        self.round_trips.remove(&one("To"));
+        self.clock_ahead.remove(&one("To"));
+        self.sending_snapshots.remove(&one("To"));
+        self.receiving_snapshots.remove(&one("From"));
         self.sent_bytes.remove(&one("To"));
         self.received_bytes.remove(&one("From"));
         self.active_peers.remove(&active_labels(local, &id));
@@ -205,10 +412,23 @@ impl Metrics {
         for (_, name) in DropReason::ALL {
             self.dropped.remove(&two("To", "Reason", name));
         }
+        for (_, name) in Path::ALL {
+            self.messages_sent.remove(&two("To", "Path", name));
+            self.messages_received.remove(&two("From", "Path", name));
+        }
+        for class in Class::ALL {
+            self.streams.remove(&two("To", "Stream", class.name()));
+        }
         for (_, name) in FrameFault::ALL {
             self.refused_frames.remove(&two("From", "Reason", name));
         }
+        for (_, name) in Outcome::ALL {
+            self.calls.remove(&two("To", "Outcome", name));
+            self.calls_answered.remove(&two("From", "Outcome", name));
+        }
         for outcome in OUTCOMES {
+            self.posts.remove(&two("To", "Outcome", outcome));
+            self.probes.remove(&two("To", "Outcome", outcome));
             self.snapshots_sent.remove(&two("Peer", "Outcome", outcome));
             self.snapshots_received.remove(&two("Peer", "Outcome", outcome));
         }
@@ -219,7 +439,24 @@ impl Metrics {
     }
 }
 
-/// How a snapshot ended, indexed by whether it went well.
+/// Counts something in a gauge for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Held(Gauge);
+
+impl Held {
+    pub(crate) fn new(gauge: &Gauge) -> Held {
+        gauge.inc();
+        Held(gauge.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// How something ended, indexed by whether it went well.
 const OUTCOMES: [&str; 2] = ["failed", "ok"];
 
 fn active_labels(local: u64, id: &str) -> Two {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 use kvd_raftpb::peers::{PeerHandler, SnapshotStore};
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::identity::Refusal;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::peer::Peer;
 
 /// Who is a member, who was one.
@@ -25,11 +27,18 @@ pub(crate) struct Directory {
     pub(crate) removed: BTreeSet<u64>,
 }
 
+/// The time by this machine's clock. Zero for a clock before 1970.
+pub(crate) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) handler: Arc<dyn PeerHandler>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) metrics: Metrics,
+    /// When this transport started, in milliseconds since 1970: see [`crate::order::Place`].
+    pub(crate) boot: u64,
     pub(crate) tracker: TaskTracker,
     /// The transport stops: nothing new begins, streams write out what is queued.
     pub(crate) halt: CancellationToken,
@@ -39,6 +48,12 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Semaphore>,
     /// The one permit to receive a snapshot: two at once would only delay each other.
     pub(crate) receiving: Arc<Semaphore>,
+    /// One permit for each call to others that may be under way.
+    pub(crate) calling: Arc<Semaphore>,
+    /// One permit for each call of others that may be under way.
+    pub(crate) answering: Arc<Semaphore>,
+    /// Holds snapshots to [`Config::snapshot_rate`].
+    pub(crate) pace: Pace,
     runtime: Handle,
     directory: RwLock<Directory>,
     told_removed: AtomicBool,
@@ -60,7 +75,11 @@ impl Shared {
         Shared {
             connections: Arc::new(Semaphore::new(config.max_connections)),
             receiving: Arc::new(Semaphore::new(1)),
+            calling: Arc::new(Semaphore::new(config.max_calls)),
+            answering: Arc::new(Semaphore::new(config.max_calls)),
+            pace: Pace::new(config.snapshot_rate),
             config,
+            boot: since_1970().as_millis().try_into().unwrap_or(u64::MAX),
             handler,
             snapshots,
             metrics: Metrics::default(),
@@ -109,9 +128,10 @@ impl Shared {
     }
 
     /// A peer answered that this member was removed. The handler learns of it once.
-    pub(crate) fn was_removed(&self, by: u64, reason: &str) {
+    pub(crate) fn was_removed(&self, by: &Peer, reason: &str) {
+        by.gone.cancel();
         if !self.told_removed.swap(true, Ordering::Relaxed) {
-            tracing::warn!(peer = by, reason, "this member was removed from the cluster");
+            tracing::warn!(peer = by.id, reason, "this member was removed from the cluster");
             self.handler.removed();
         }
     }

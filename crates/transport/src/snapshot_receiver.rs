@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::codec::{Decoder, Frame};
 use crate::identity::{self, Refusal};
+use crate::metrics::{Held, Path};
 use crate::peer::Peer;
 use crate::shared::Shared;
 
@@ -42,6 +43,7 @@ pub(crate) async fn receive(shared: &Arc<Shared>, request: Request<Incoming>) ->
     let Ok(only) = shared.receiving.clone().try_acquire_owned() else {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "another snapshot is being received"));
     };
+    let _counted = Held::new(&peer.metrics.receiving_snapshots);
     let result = tokio::select! {
         result = transfer(shared, &peer, request.into_body(), only) => result,
         () = peer.cancel.cancelled() => {
@@ -52,6 +54,7 @@ pub(crate) async fn receive(shared: &Arc<Shared>, request: Request<Incoming>) ->
     let message = result?;
     let metadata = message.get_snapshot().get_metadata();
     tracing::info!(peer = from, term = metadata.term, index = metadata.index, "snapshot received");
+    peer.metrics.received(Path::Snapshot);
     shared.handler.deliver(from, message);
     Ok(())
 }
