@@ -4,8 +4,9 @@
 //! ```text
 //! cargo bench -p kvd-transport --bench paths
 //! ```
-//! The bare loop writes frames that were encoded before, 1 MiB at a time, and counts the bytes that it reads. The
-//! transport encodes each message, frames it, finds the frames, decodes the messages and hands them over.
+//! There are two bare loops. One writes frames that were encoded before, 1 MiB at a time, and counts the bytes that it
+//! reads: what the sockets can do. The other encodes each message before, and decodes it after, as the transport has to:
+//! what remains is the price of queues, HTTP and tasks.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use kvd_raftpb::codec::decode_message;
 use kvd_raftpb::node::{Member, Membership};
-use kvd_transport::codec::encode_frame;
+use kvd_transport::codec::{Decoder, Frame, encode_frame};
 use kvd_transport::{Config, PeerHandler, Peers as _, SnapshotSink, SnapshotStore, Transport};
 use raft::eraftpb::{Entry, Message, MessageType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -28,8 +30,9 @@ const ROUNDS: usize = 3;
 const ROUND_BYTES: usize = 64 << 20;
 /// Messages that are sent together. Each has payloads of its own, or they would be encoded once for all.
 const BURST: usize = 32;
-/// Messages between two looks at whether the receiver follows: half of what a queue takes.
+/// Most messages, and most bytes, that are sent before the receiver has followed: half of what a queue takes.
 const WINDOW: u64 = 2048;
+const WINDOW_BYTES: usize = 32 << 20;
 const SNAPSHOT_BYTES: u64 = 1 << 30;
 const PINGS: usize = 2000;
 
@@ -138,7 +141,8 @@ impl Pair {
     }
 
     /// Sends so many messages and waits for the last.
-    async fn carry(&self, burst: &[Message], count: u64) -> Outcome<Duration> {
+    async fn carry(&self, burst: &[Message], frame: usize, count: u64) -> Outcome<Duration> {
+        let window = WINDOW.min((WINDOW_BYTES / frame) as u64);
         let before = self.at_b.messages.load(Ordering::Relaxed);
         let start = Instant::now();
         let mut sent = 0;
@@ -146,7 +150,7 @@ impl Pair {
             let n = (count - sent).min(burst.len() as u64);
             self.a.send(burst[..n as usize].to_vec());
             sent += n;
-            self.at_b.until((before + sent).saturating_sub(WINDOW)).await;
+            self.at_b.until((before + sent).saturating_sub(window)).await;
         }
         self.at_b.until(before + count).await;
         let took = start.elapsed();
@@ -251,6 +255,41 @@ async fn bare(chunk: Bytes, total: usize) -> Outcome<Duration> {
     Ok(took)
 }
 
+/// Encodes messages and writes them, 1 MiB at a time, and decodes what comes out at the other end.
+async fn bare_with_codec(burst: Vec<Message>, count: u64) -> Outcome<Duration> {
+    let (mut one, mut other) = connection().await?;
+    let start = Instant::now();
+    let writer = tokio::spawn(async move {
+        let mut buffer = BytesMut::new();
+        for i in 0..count {
+            // The transport is given messages, so these are too.
+            let message = burst[i as usize % burst.len()].clone();
+            encode_frame(&message, u32::MAX, &mut buffer).map_err(io::Error::other)?;
+            if buffer.len() >= 1 << 20 || i + 1 == count {
+                one.write_all(&buffer.split()).await?;
+            }
+        }
+        Ok::<_, io::Error>(one)
+    });
+    let mut decoder = Decoder::new(u32::MAX);
+    let mut buffer = BytesMut::new();
+    let mut read = 0;
+    while read < count {
+        buffer.reserve(64 << 10);
+        other.read_buf(&mut buffer).await?;
+        let mut chunk = buffer.split().freeze();
+        while let Some(frame) = decoder.next(&mut chunk)? {
+            if let Frame::Message(bytes) = frame {
+                std::hint::black_box(decode_message(bytes)?);
+                read += 1;
+            }
+        }
+    }
+    let took = start.elapsed();
+    writer.await??;
+    Ok(took)
+}
+
 /// Half the median time of one byte there and back.
 async fn bare_latency() -> Outcome<Duration> {
     let (mut one, mut other) = connection().await?;
@@ -281,15 +320,14 @@ fn frames(message: &Message) -> Outcome<(Bytes, usize)> {
     Ok((out.freeze(), frame))
 }
 
-fn show(what: &str, messages: u64, bytes: u64, took: Duration, bare: Duration) {
-    let seconds = took.as_secs_f64();
-    println!(
-        "{what:<34} {:>10.0} messages/s {:>7.0} MiB/s   bare {:>7.0} MiB/s   {:.2}x",
-        messages as f64 / seconds,
-        bytes as f64 / seconds / (1 << 20) as f64,
-        bytes as f64 / bare.as_secs_f64() / (1 << 20) as f64,
-        seconds / bare.as_secs_f64()
-    );
+/// The ratios are those of the times: bare, and bare with the codec.
+fn show(what: &str, messages: u64, bytes: u64, took: Duration, bares: &[Duration]) {
+    let rate = |time: Duration| bytes as f64 / time.as_secs_f64() / (1 << 20) as f64;
+    print!("{what:<34} {:>9.0} messages/s {:>6.0} MiB/s", messages as f64 / took.as_secs_f64(), rate(took));
+    for bare in bares {
+        print!("   {:>6.0} MiB/s {:>5.2}x", rate(*bare), took.as_secs_f64() / bare.as_secs_f64());
+    }
+    println!();
 }
 
 async fn path(what: &str, pair: &Pair, message: impl Fn() -> Message) -> Outcome<()> {
@@ -298,17 +336,19 @@ async fn path(what: &str, pair: &Pair, message: impl Fn() -> Message) -> Outcome
     // Small messages are many: a round of them need not be as many bytes.
     let count = (ROUND_BYTES / frame).min(300_000) as u64;
     let total = count as usize * frame;
-    pair.carry(&burst, count / 10).await?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    pair.carry(&burst, frame, count / 10).await?;
+    let (mut ours, mut theirs, mut with_codec) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        ours.push(pair.carry(&burst, count).await?);
+        ours.push(pair.carry(&burst, frame, count).await?);
         theirs.push(bare(chunk.clone(), total).await?);
+        with_codec.push(bare_with_codec(burst.clone(), count).await?);
     }
-    show(what, count, total as u64, median(ours), median(theirs));
+    show(what, count, total as u64, median(ours), &[median(theirs), median(with_codec)]);
     Ok(())
 }
 
 async fn run() -> Outcome<()> {
+    println!("{:<34} {:>9} {:>20}   {:>18}   {:>18}", "path", "", "the transport", "bare", "bare with codec");
     let pair = Pair::start(true).await?;
     path("append stream, 1 entry of 256 B", &pair, || append(1, 256)).await?;
     path("append stream, 100 entries of 256 B", &pair, || append(100, 256)).await?;
@@ -319,7 +359,7 @@ async fn run() -> Outcome<()> {
         ours.push(pair.snapshot().await?);
         theirs.push(bare(vec![0; 128 << 10].into(), SNAPSHOT_BYTES as usize).await?);
     }
-    show("snapshot", 1, SNAPSHOT_BYTES, median(ours), median(theirs));
+    show("snapshot", 1, SNAPSHOT_BYTES, median(ours), &[median(theirs)]);
     println!(
         "latency at idle: message {:?}, append {:?}; bare {:?}",
         pair.latency(&heartbeat()).await,

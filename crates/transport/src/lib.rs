@@ -37,6 +37,8 @@
 //! - [`Peers::send`] never blocks, encodes nothing, and takes one short lock for each message.
 //! - All that is queued for a peer and class goes out in one write, up to [`Config::write_bytes`]. Entries for several
 //!   peers are encoded once.
+//! - A snapshot arrives whole and unchanged, or not at all: its length is announced, and a checksum follows it. What the
+//!   store checks is beside that.
 //! - The fate of every `MsgSnapshot` is reported exactly once. One snapshot at a time is sent to a peer, and one at a
 //!   time is received.
 //! - A call is sent at most once. It ends with the answer, or with an error that tells "nothing was done" from "unknown",

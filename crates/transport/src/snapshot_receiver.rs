@@ -1,7 +1,7 @@
 //! Takes in a snapshot: `POST /raft/snapshot`.
 //!
 //! ```text
-//! body = frame of a MsgSnapshot without data | bytes of the snapshot file, to the end
+//! body = frame of a MsgSnapshot without data | bytes of the snapshot file | CRC-32 of these bytes: u32 LE
 //! ```
 //!
 //! The length is announced in `Content-Length`; a body of unknown length is refused, for its end could not be told from
@@ -25,6 +25,7 @@ use crate::identity::{self, Refusal};
 use crate::metrics::{Held, Path};
 use crate::peer::Peer;
 use crate::shared::Shared;
+use crate::snapshot_sender::CHECKSUM_BYTES;
 
 /// Chunks between the socket and the disk. Each is one read of the socket, at most `max_head_bytes` long.
 const QUEUED_CHUNKS: usize = 16;
@@ -65,8 +66,13 @@ async fn transfer(
     body: Incoming,
     only: OwnedSemaphorePermit,
 ) -> Result<Message, Refusal> {
-    let mut source = Source { shared, peer, body };
+    let whole = body.size_hint().exact().unwrap_or_default();
+    let mut source = Source { shared, peer, body, taken: 0 };
     let (message, rest) = source.head().await?;
+    let behind = whole.saturating_sub(source.taken) + rest.len() as u64;
+    let len = behind.checked_sub(CHECKSUM_BYTES).ok_or_else(|| {
+        Refusal::new(StatusCode::BAD_REQUEST, "there is no checksum behind the snapshot's message")
+    })?;
     let metadata = message.get_snapshot().get_metadata();
     let (term, index) = (metadata.term, metadata.index);
 
@@ -77,9 +83,21 @@ async fn transfer(
         let _only = only;
         let mut queue = queue;
         let mut sink = store.receive(term, index)?;
+        let (mut left, mut checksum, mut theirs) = (len, crc32fast::Hasher::new(), Vec::new());
         loop {
             match queue.blocking_recv() {
-                Some(Step::Write(chunk)) => sink.write_all(&chunk)?,
+                Some(Step::Write(chunk)) => {
+                    let within = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
+                    let (file, trailer) = chunk.split_at(within);
+                    checksum.update(file);
+                    sink.write_all(file)?;
+                    left -= file.len() as u64;
+                    theirs.extend_from_slice(trailer);
+                }
+                Some(Step::Install) if theirs != checksum.clone().finalize().to_le_bytes() => {
+                    let reason = "it changed on the way: its checksum differs from the sender's";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+                }
                 Some(Step::Install) => return sink.install(),
                 None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the transfer was cut")),
             }
@@ -113,6 +131,8 @@ struct Source<'a> {
     shared: &'a Shared,
     peer: &'a Peer,
     body: Incoming,
+    /// Bytes that came.
+    taken: u64,
 }
 
 impl Source<'_> {
@@ -137,6 +157,7 @@ impl Source<'_> {
                 }
             };
             if let Ok(chunk) = frame.into_data() {
+                self.taken += chunk.len() as u64;
                 self.peer.metrics.received_bytes.inc_by(chunk.len() as u64);
                 return Ok(Some(chunk));
             }

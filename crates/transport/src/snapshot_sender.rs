@@ -31,6 +31,8 @@ use crate::metrics::{Held, Path};
 use crate::peer::{Peer, Progress};
 use crate::shared::Shared;
 
+/// The checksum behind the bytes, in bytes.
+pub(crate) const CHECKSUM_BYTES: u64 = 4;
 /// Chunks that are read ahead of the socket.
 const QUEUED_CHUNKS: usize = 2;
 
@@ -122,13 +124,14 @@ async fn transfer(shared: &Arc<Shared>, peer: &Peer, mut message: Message) -> Re
     // Not awaited here: it ends when the body, its other end, is dropped. Stop waits for it.
     drop(shared.spawn_blocking(move || read_chunks(reader, len, chunk_bytes, &chunks)));
     let progress = Arc::new(AtomicU64::new(0));
-    let total = head.len() as u64 + len;
+    let left = len + CHECKSUM_BYTES;
+    let total = head.len() as u64 + left;
     peer.set_progress(Some(Progress { sent: progress.clone(), total }));
     let body = SnapshotBody {
         shared: shared.clone(),
         paced: None,
         head: Some(head.freeze()),
-        left: len,
+        left,
         queue,
         progress: progress.clone(),
         sent_bytes: peer.metrics.sent_bytes.clone(),
@@ -162,7 +165,7 @@ async fn transfer(shared: &Arc<Shared>, peer: &Peer, mut message: Message) -> Re
     Ok(())
 }
 
-/// Reads exactly `len` bytes, and holds the last chunk back until the reader has ended there.
+/// Reads exactly `len` bytes, and holds the last chunk back until the reader has ended there. Their checksum follows.
 fn read_chunks(
     mut reader: Box<dyn Read + Send>,
     len: u64,
@@ -170,19 +173,28 @@ fn read_chunks(
     chunks: &mpsc::Sender<io::Result<Bytes>>,
 ) {
     let mut left = len;
+    let mut checksum = crc32fast::Hasher::new();
     while left > 0 {
         let size = usize::try_from(left).unwrap_or(usize::MAX).min(chunk_bytes);
-        let mut chunk = vec![0; size];
+        // Not filled with zeros before: that costs as much as reading.
+        let mut chunk = Vec::with_capacity(size);
         left -= size as u64;
-        let result = reader.read_exact(&mut chunk).and_then(|()| match left {
+        let result = (&mut reader).take(size as u64).read_to_end(&mut chunk).and_then(|read| match left {
+            _ if read < size => {
+                let reason = "the stored snapshot is shorter than it said";
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason))
+            }
             0 => expect_end(&mut reader),
             _ => Ok(()),
         });
+        checksum.update(&chunk);
         let failed = result.is_err();
         if chunks.blocking_send(result.map(|()| chunk.into())).is_err() || failed {
             return;
         }
     }
+    // A body that is not wanted any more needs no checksum either.
+    let _ = chunks.blocking_send(Ok(Bytes::copy_from_slice(&checksum.finalize().to_le_bytes())));
 }
 
 fn expect_end(reader: &mut dyn Read) -> io::Result<()> {
@@ -202,7 +214,7 @@ struct SnapshotBody {
     /// A chunk whose turn has not come yet.
     paced: Option<(Bytes, Pin<Box<Sleep>>)>,
     head: Option<Bytes>,
-    /// Bytes of the snapshot that are still to come from the reader.
+    /// Bytes of the snapshot and of the checksum that are still to come from the reader.
     left: u64,
     queue: mpsc::Receiver<io::Result<Bytes>>,
     /// Bytes that hyper has taken.

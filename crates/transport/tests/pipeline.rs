@@ -305,3 +305,17 @@ async fn requests_that_were_passed_on_are_from_whoever_asked_first() {
     let want: Vec<_> = messages.into_iter().map(|message| Event::Delivered(2, message)).collect();
     assert_eq!(node.handler.events(), want);
 }
+
+#[tokio::test]
+async fn a_connection_takes_posts_until_it_is_idle_for_too_long() {
+    let quick = Config { head_timeout: std::time::Duration::from_millis(200), ..config(1) };
+    let node = Node::start(quick, &membership(&[(2, vec![])], &[])).await;
+    let mut raw = Raw::connect(node.address()).await;
+    for place in 1..=3 {
+        let body = frame(&heartbeat(2, 1, place));
+        raw.request("POST /raft", &post_headers(2, "message", place, &body), &body).await;
+        assert_eq!(raw.head().await.status(), 204);
+    }
+    assert_eq!(node.handler.delivered(MsgHeartbeat), [1, 2, 3]);
+    assert_eq!(raw.rest().await, b"", "hung up");
+}

@@ -208,6 +208,14 @@ async fn a_removed_sender_learns_of_it() {
     assert_eq!(node.handler.count(&Event::Removed), 1);
 }
 
+/// What stands behind the message: the file, and its checksum.
+fn sent_bytes(len: usize) -> Vec<u8> {
+    let mut bytes = snapshot_bytes(len);
+    let checksum = crc32fast::hash(&bytes);
+    bytes.extend(checksum.to_le_bytes());
+    bytes
+}
+
 fn post(from: u64, length: usize) -> Vec<(&'static str, String)> {
     let mut headers = headers(from, 1);
     headers.push(("Content-Length", length.to_string()));
@@ -222,10 +230,15 @@ async fn posts_are_refused_with_the_status_that_fits() {
     let mut with_data = good.clone();
     with_data.mut_snapshot().data = vec![1].into();
     let mut body = frame(&good);
-    body.extend(snapshot_bytes(10));
+    body.extend(sent_bytes(10));
     let wrong = |message| {
         let mut body = frame(&message);
-        body.extend(snapshot_bytes(10));
+        body.extend(sent_bytes(10));
+        body
+    };
+    let flipped = |at: usize| {
+        let mut body = body.clone();
+        body[at] ^= 1;
         body
     };
     let mut chunked = headers(2, 1);
@@ -249,6 +262,9 @@ async fn posts_are_refused_with_the_status_that_fits() {
         ("no index", post(2, 30), wrong(snapshot(2, 1, 1, 0)), 400),
         ("no term", post(2, 30), wrong(snapshot(2, 1, 0, 1)), 400),
         ("data in the message", post(2, 30), wrong(with_data), 400),
+        ("no checksum", post(2, frame(&good).len() + 3), [frame(&good), vec![0; 3]].concat(), 400),
+        ("another checksum", post(2, body.len()), flipped(body.len() - 1), 500),
+        ("changed on the way", post(2, body.len()), flipped(body.len() - 5), 500),
         ("corrupt", post(2, body.len() - 1), body[..body.len() - 1].to_vec(), 500),
     ];
     for (what, mut headers, body, status) in cases {
@@ -277,7 +293,7 @@ async fn a_post_that_breaks_off_or_stalls_leaves_no_file() {
     let quick = kvd_transport::Config { snapshot_stall_timeout: Duration::from_millis(100), ..config(1) };
     let node = Node::start(quick, &membership(&[(2, vec![])], &[])).await;
     let mut body = frame(&snapshot(2, 1, 1, 1));
-    body.extend(snapshot_bytes(100_000));
+    body.extend(sent_bytes(100_000));
     for breaks in [true, false] {
         let mut raw = Raw::connect(node.address()).await;
         raw.request("POST /raft/snapshot", &post(2, body.len()), &body[..50_000]).await;
@@ -307,7 +323,7 @@ async fn a_post_that_breaks_off_or_stalls_leaves_no_file() {
 async fn one_snapshot_at_a_time_is_received() {
     let node = Node::start(config(1), &membership(&[(2, vec![]), (3, vec![])], &[])).await;
     let mut body = frame(&snapshot(2, 1, 1, 1));
-    body.extend(snapshot_bytes(1000));
+    body.extend(sent_bytes(1000));
     let mut first = Raw::connect(node.address()).await;
     first.request("POST /raft/snapshot", &post(2, body.len()), &body[..500]).await;
     soon("the first is under way", async {
@@ -327,7 +343,7 @@ async fn one_snapshot_at_a_time_is_received() {
 async fn a_stop_gives_up_what_is_being_received() {
     let node = Node::start(config(1), &membership(&[(2, vec![])], &[])).await;
     let mut body = frame(&snapshot(2, 1, 1, 1));
-    body.extend(snapshot_bytes(1000));
+    body.extend(sent_bytes(1000));
     let mut post_half = Raw::connect(node.address()).await;
     post_half.request("POST /raft/snapshot", &post(2, body.len()), &body[..500]).await;
     let _stream = raw::attach(node.address(), "message", 2, 1).await;
