@@ -39,7 +39,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Gives bytes to whatever parses some, wherever it is.
     (
         "kvd-fuzz",
-        &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore", "kvd", "kvctl"],
+        &[
+            "kvd-vfs",
+            "kvd-raftpb",
+            "kvd-wal",
+            "kvd-snap",
+            "kvd-transport",
+            "kvd-node",
+            "kvd-kvstore",
+            "kvd",
+            "kvctl",
+        ],
     ),
     // The log and the snapshots alone, and the node's bootstrap over them, with a state machine of its own.
     ("kvd-crash-images", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node"]),

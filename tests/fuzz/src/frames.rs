@@ -6,15 +6,9 @@
 
 use bytes::{Bytes, BytesMut};
 use kvd_raftpb::codec::{decode_message, encode_message, message_len};
+use kvd_transport::codec::{Decoder, Frame};
 
 use crate::input::Input;
-
-/// The transport's own source: the decoder is none of its public items.
-#[path = "../../../crates/transport/src/codec.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod transport_codec;
-
-use transport_codec::{Decoder, Frame};
 
 pub(crate) fn run(input: &[u8]) {
     let mut input = Input::new(input);
