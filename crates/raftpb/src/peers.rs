@@ -76,8 +76,9 @@ pub trait Peers: Send + Sync {
 
 /// Takes what comes from the other members.
 pub trait PeerHandler: Send + Sync {
-    /// Takes a message that `from` sent. It was decoded, and its sender is the one that the connection belongs to;
-    /// the handler validates the rest. A full queue drops the message.
+    /// Takes a message that came from member `from`. It was decoded, and it is for this member. Its own `from` is the
+    /// same, but for requests that a member passes on as they came: `MsgPropose`, `MsgReadIndex`, `MsgTransferLeader`.
+    /// The handler validates the rest ([`crate::validate::message`]). A full queue drops the message.
     fn deliver(&self, from: u64, message: Message);
 
     /// A message to `id` was dropped, or its connection broke.

@@ -43,8 +43,9 @@
 //!   time is received.
 //! - A call is sent at most once. It ends with the answer, or with an error that tells "nothing was done" from "unknown",
 //!   within the time that the caller set; the peer gives up then, too.
-//! - A message is delivered only if it is from the member that its stream belongs to and for this member. What else raft
-//!   asks of a message is validated by the handler.
+//! - A message is delivered only if it is for this member, and from the member at the other end. Requests that a member
+//!   passes on to the leader (proposals, reads, transfers) are from whoever asked first. What else raft asks of a message
+//!   is validated by the handler.
 //! - A removed member is answered with 410, and a member that hears it tells its handler once and stops dialling that
 //!   peer. Somebody unknown is answered with 404 and may try again.
 //! - Every queue, frame, head, connection count and wait has a limit in [`Config`].
