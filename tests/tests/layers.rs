@@ -32,6 +32,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("kvctl", &[]),
+    // A checker of recorded histories; knows no store.
+    ("kvd-linearizability", &[]),
     ("kvd-tests", &[]),
     // Drives the node and everything below it; no transport, no door, no runtime.
     ("kvd-sim", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
