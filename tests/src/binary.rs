@@ -23,9 +23,11 @@ pub fn kvd() -> &'static Path {
 }
 
 fn build() -> PathBuf {
-    // TARGET/PROFILE/deps/this-test
+    // TARGET/PROFILE/deps/this-test, or TARGET/PROFILE/this-program
     let test = std::env::current_exe().expect("the path of the running test");
-    let output = test.parent().and_then(Path::parent).expect("TARGET/PROFILE above deps/");
+    let beside = test.parent().expect("a program is in a directory");
+    let output =
+        if beside.ends_with("deps") { beside.parent().expect("PROFILE above deps/") } else { beside };
     let binary = output.join("kvd");
     if is_up_to_date(&binary) {
         return binary;
