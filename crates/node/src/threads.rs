@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use kvd_raftpb::peers::Peers;
 use kvd_snap::Snapshotter;
+use kvd_vfs::failpoint;
 use kvd_wal::{Fetch, LogReader, Wal};
 use raft::eraftpb::{Message, SnapshotMetadata};
 
@@ -165,7 +166,9 @@ fn spawn<R: Send + 'static>(
 
 impl<S: StateMachine> Outside<S> for Threads<S> {
     fn send(&mut self, messages: Vec<Message>) {
+        failpoint!("send-before");
         self.peers.send(messages);
+        failpoint!("send-after");
     }
 
     fn write(&mut self, write: Write) {

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use kvd_vfs::{Disk, File, OpenMode};
+use kvd_vfs::{Disk, File, OpenMode, failpoint};
 
 use crate::error::{Context, Result};
 
@@ -81,8 +81,11 @@ impl Preparer {
             return self.disk.sync_dir(&self.dir).context("sync", &self.dir);
         }
         let spare = self.dir.join(format!("released-{seq:016x}.tmp"));
+        failpoint!("wal-release-before-rename");
         self.disk.rename(path, &spare).context("rename", path)?;
+        failpoint!("wal-release-after-rename");
         self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+        failpoint!("wal-release-after-sync");
         // Not earlier: after a crash it could have its old name again, and must not be full of zeros then.
         self.spares.put(spare);
         Ok(())
@@ -189,7 +192,10 @@ fn overwrite(mut file: Box<dyn File>, path: &Path, len: u64, stop: &AtomicBool) 
         file.write_all_at(&zeros[..n as usize], at).context("fill with zeros", path)?;
         at += n;
     }
-    file.sync_data().context("sync", path)
+    failpoint!("wal-prepare-before-sync");
+    file.sync_data().context("sync", path)?;
+    failpoint!("wal-prepare-after-sync");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -287,7 +287,7 @@ impl Slot {
         let directory = self.member.data_dir();
         if self.storage == Storage::Ext4 {
             // EXT4_IOC_SHUTDOWN, without a flush of the journal.
-            let program = "open(F, '<', $ARGV[0]) or die $!; ioctl(F, 0x8004587d, pack('I', 2)) or die $!;";
+            let program = "open(F, '<', $ARGV[0]) or die $!; my $f = pack('I', 2); ioctl(F, 0x8004587d, $f) or die $!;";
             run(Command::new("perl").args(["-e", program]).arg(directory.join("lock")))?;
             if std::fs::write(directory.join("after"), b"x").is_ok() {
                 return Err(format!("{} still takes writes after its shutdown", directory.display()));

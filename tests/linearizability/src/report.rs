@@ -25,6 +25,8 @@ impl Default for Limits {
     }
 }
 
+const ORDER: &str = "order of revisions";
+
 /// A contradiction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -45,7 +47,8 @@ pub struct Report {
     pub keys: usize,
     /// How many operations.
     pub ops: usize,
-    /// What the order of revisions could place. `None` if values were put twice, so that it could not be used.
+    /// What the order of revisions could place. `None` if it was contradicted, or if values were put twice, so that it
+    /// could not be used.
     pub placed: Option<Placed>,
     /// How many keys were logs or counters.
     pub adding: usize,
@@ -75,6 +78,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} operations on {} keys", self.ops, self.keys)?;
         match self.placed {
+            _ if self.violations.iter().any(|violation| violation.check == ORDER) => {
+                writeln!(f, "order of revisions: contradicted")?;
+            }
             Some(Placed { checked, skipped }) => {
                 writeln!(f, "order of revisions: {checked} operations placed, {skipped} without a revision")?;
             }
@@ -109,10 +115,9 @@ pub fn check(history: &History, limits: &Limits) -> Report {
         Ok(placed) => report.placed = Some(placed),
         Err(None) => {}
         Err(Some(broken)) => {
-            report.placed = Some(Placed::default());
             let op = &history.ops[broken.op];
             report.violations.push(Violation {
-                check: "order of revisions",
+                check: ORDER,
                 key: op.key.clone(),
                 what: format!("{:?}: {op}: {}", broken.rule, broken.what),
                 op: broken.op,
