@@ -35,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // A checker of recorded histories; knows no store.
     ("kvd-linearizability", &[]),
     ("kvd-tests", &[]),
-    ("kvd-chaos", &["kvd-linearizability", "kvd-tests"]),
+    ("kvd-chaos", &["kvd-linearizability", "kvd-tests", "kvd-vfs"]),
     // Drives the node and everything below it; no transport, no door, no runtime.
     ("kvd-sim", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
 ];

@@ -73,11 +73,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts `size` members in `directory`, on what `storage` says for each id, and waits until they are ready.
+    /// `size` members in `directory`, on what `storage` says for each id. None of them runs yet.
     ///
     /// # Errors
     /// If something that they lie on cannot be made.
-    pub fn start(
+    pub fn prepare(
         directory: &Path,
         size: u64,
         fake_clocks: bool,
@@ -97,12 +97,16 @@ impl Cluster {
         for id in 1..=size {
             cluster.configure(id, &[])?;
         }
-        for slot in &mut cluster.slots {
+        Ok(cluster)
+    }
+
+    /// Starts every member and waits until all are ready.
+    pub fn start(&mut self) {
+        for slot in &mut self.slots {
             slot.member.spawn();
         }
-        cluster.wait_ready();
-        cluster.publish();
-        Ok(cluster)
+        self.wait_ready();
+        self.publish();
     }
 
     fn push(&mut self, id: u64, storage: Storage) -> Result<(), String> {
@@ -287,7 +291,8 @@ impl Slot {
         let directory = self.member.data_dir();
         if self.storage == Storage::Ext4 {
             // EXT4_IOC_SHUTDOWN, without a flush of the journal.
-            let program = "open(F, '<', $ARGV[0]) or die $!; my $f = pack('I', 2); ioctl(F, 0x8004587d, $f) or die $!;";
+            let program =
+                "open(F, '<', $ARGV[0]) or die $!; my $f = pack('I', 2); ioctl(F, 0x8004587d, $f) or die $!;";
             run(Command::new("perl").args(["-e", program]).arg(directory.join("lock")))?;
             if std::fs::write(directory.join("after"), b"x").is_ok() {
                 return Err(format!("{} still takes writes after its shutdown", directory.display()));

@@ -30,6 +30,7 @@ pub mod capabilities;
 pub mod clients;
 pub mod cluster;
 pub mod door;
+pub mod failpoints;
 pub mod faults;
 pub mod proxy;
 pub mod rng;

@@ -1,10 +1,11 @@
 //! The command line: one run, many, or what CI runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use kvd_chaos::clients::Plant;
+use kvd_chaos::failpoints;
 use kvd_chaos::faults::Kind;
 use kvd_chaos::run::{Settings, Verdict, run};
 
@@ -36,6 +37,9 @@ struct Args {
     /// Plant a bug; a run that catches it fails as any other
     #[arg(long, value_enum)]
     plant: Option<Plant>,
+    /// Instead: end members at each failpoint, in their first start and under load
+    #[arg(long)]
+    failpoints: bool,
     /// Where to keep what failed [default: chaos/ beside the profile's directory]
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -45,6 +49,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let kinds = if args.faults.is_empty() { Kind::all().to_vec() } else { args.faults.clone() };
     let keep = args.keep.clone().unwrap_or_else(beside);
+    if args.failpoints {
+        return failpoints(args.seed, &keep);
+    }
     let (mut failed, mut shown, mut runs) = (0, 0, 0);
     while runs < args.runs || args.total_faults.is_some_and(|total| shown < total) {
         let settings = Settings {
@@ -63,6 +70,21 @@ fn main() -> ExitCode {
     }
     println!("{runs} runs, {shown} faults happened, {failed} runs failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn failpoints(seed: u64, keep: &Path) -> ExitCode {
+    let visited = failpoints::visit(seed, keep);
+    println!("members ended {} times at {} failpoints", visited.ended, kvd_vfs::failpoint::ALL.len());
+    if let Some(report) = &visited.report {
+        println!("  {}", report.to_string().replace('\n', "\n  "));
+    }
+    for failure in &visited.failures {
+        println!("  FAILED: {failure}");
+    }
+    if let Some(history) = &visited.history {
+        println!("  check again: cargo run -p kvd-linearizability -- {}", history.display());
+    }
+    if visited.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// TARGET/chaos, for TARGET/PROFILE/kvd-chaos.

@@ -129,12 +129,12 @@ pub fn run(settings: &Settings) -> Verdict {
 }
 
 /// What a panic said.
-fn words(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
-fn fresh(directory: &Path) -> Result<(), String> {
+pub(crate) fn fresh(directory: &Path) -> Result<(), String> {
     let error = |e: std::io::Error| format!("{}: {e}", directory.display());
     if directory.exists() {
         fs::remove_dir_all(directory).map_err(error)?;
@@ -142,7 +142,7 @@ fn fresh(directory: &Path) -> Result<(), String> {
     fs::create_dir_all(directory).map_err(error)
 }
 
-fn keep(history: &History, directory: &Path) -> std::io::Result<PathBuf> {
+pub(crate) fn keep(history: &History, directory: &Path) -> std::io::Result<PathBuf> {
     let path = directory.join("history.jsonl");
     history.write(BufWriter::new(fs::File::create(&path)?))?;
     Ok(path)
@@ -163,7 +163,8 @@ fn live(
         _ if power => Storage::Ext4,
         _ => Storage::Plain,
     };
-    let mut cluster = Cluster::start(directory, settings.members, has(Kind::Clock), storage)?;
+    let mut cluster = Cluster::prepare(directory, settings.members, has(Kind::Clock), storage)?;
+    cluster.start();
     let first = cluster.addresses.lock().expect("nobody panics with it")[0];
     let conditions = Http::has_conditions(first.http);
     // The store's revision before the first write of a client.
@@ -196,13 +197,13 @@ fn live(
     Ok(base)
 }
 
-fn wait_for_more(recorder: &Recorder, what: &str) {
+pub(crate) fn wait_for_more(recorder: &Recorder, what: &str) {
     let goal = recorder.acknowledged() + 20;
     wait_until(what, PATIENCE, || (recorder.acknowledged() >= goal).then_some(()));
 }
 
 /// Reads every key at every member.
-fn farewell(cluster: &Cluster, recorder: &Recorder) -> Result<(), String> {
+pub(crate) fn farewell(cluster: &Cluster, recorder: &Recorder) -> Result<(), String> {
     let keys: BTreeSet<String> = recorder.ops().into_iter().map(|op| op.key).collect();
     for address in cluster.addresses.lock().expect("nobody panics with it").iter() {
         let mut door = Http::new(address.http, false);
@@ -249,11 +250,12 @@ impl<'a> Rounds<'a> {
         }
         std::thread::sleep(hold); // for so long they last
 
-        // A fault of a disk shows when something is written, so what keeps the cluster from writing is mended first.
+        // A cut shows when somebody sends, so processes run again first; a fault of a disk shows when something is
+        // written, and a member joins when somebody leads, so links are mended before those.
         let rank = |kind: Kind| match kind {
-            Kind::Partition | Kind::OneWay | Kind::SlowLink => 0,
-            Kind::DiskError | Kind::DiskDelay | Kind::FullDisk => 2,
-            _ => 1,
+            Kind::Partition | Kind::OneWay | Kind::SlowLink => 1,
+            Kind::DiskError | Kind::DiskDelay | Kind::FullDisk | Kind::Membership => 2,
+            _ => 0,
         };
         active.sort_by_key(|(kind, _)| rank(*kind));
         for (kind, fault) in active {
