@@ -4,6 +4,7 @@
 //! is a failure, so that the list stays true. The member then starts again without it, gets ready, and everything that
 //! clients were told has to be true.
 
+use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -64,6 +65,24 @@ impl Visited {
     /// Whether all is well.
     pub fn passed(&self) -> bool {
         self.failures.is_empty() && self.report.as_ref().is_some_and(Report::passed)
+    }
+}
+
+impl fmt::Display for Visited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "members ended {} times at {} failpoints", self.ended, failpoint::ALL.len())?;
+        if let Some(report) = &self.report {
+            write!(f, "\n  {}", report.to_string().replace('\n', "\n  "))?;
+        }
+        for failure in &self.failures {
+            write!(f, "\n  FAILED: {failure}")?;
+        }
+        match &self.history {
+            Some(path) => {
+                write!(f, "\n  check again: cargo run -p kvd-linearizability -- {}", path.display())
+            }
+            None => Ok(()),
+        }
     }
 }
 

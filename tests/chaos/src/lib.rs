@@ -20,6 +20,7 @@
 //! | [`door`], [`clients`] | clients of the HTTP and the Redis door; the history |
 //! | [`run`] | one run, and its verdict |
 //! | [`failpoints`] | members that end at each durability edge |
+//! | [`ci`] | all of it, in a few minutes |
 //!
 //! What a machine cannot do (no loop devices, no tracing) is left out, and the run says so.
 
@@ -27,6 +28,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod capabilities;
+pub mod ci;
 pub mod clients;
 pub mod cluster;
 pub mod door;

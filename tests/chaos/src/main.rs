@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kvd_chaos::clients::Plant;
-use kvd_chaos::failpoints;
 use kvd_chaos::faults::Kind;
 use kvd_chaos::run::{Settings, Verdict, run};
+use kvd_chaos::{ci, failpoints};
 
 /// Does real faults to clusters of real kvd processes, and checks what their clients were told.
 ///
@@ -40,6 +40,9 @@ struct Args {
     /// Instead: end members at each failpoint, in their first start and under load
     #[arg(long)]
     failpoints: bool,
+    /// Instead: what CI runs, in a few minutes
+    #[arg(long, conflicts_with = "failpoints")]
+    ci: bool,
     /// Where to keep what failed [default: chaos/ beside the profile's directory]
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -49,6 +52,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let kinds = if args.faults.is_empty() { Kind::all().to_vec() } else { args.faults.clone() };
     let keep = args.keep.clone().unwrap_or_else(beside);
+    if args.ci {
+        return if ci::everything(args.seed, &keep, print) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     if args.failpoints {
         return failpoints(args.seed, &keep);
     }
@@ -74,16 +80,7 @@ fn main() -> ExitCode {
 
 fn failpoints(seed: u64, keep: &Path) -> ExitCode {
     let visited = failpoints::visit(seed, keep);
-    println!("members ended {} times at {} failpoints", visited.ended, kvd_vfs::failpoint::ALL.len());
-    if let Some(report) = &visited.report {
-        println!("  {}", report.to_string().replace('\n', "\n  "));
-    }
-    for failure in &visited.failures {
-        println!("  FAILED: {failure}");
-    }
-    if let Some(history) = &visited.history {
-        println!("  check again: cargo run -p kvd-linearizability -- {}", history.display());
-    }
+    println!("{visited}");
     if visited.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -253,7 +253,7 @@ impl<'a> Rounds<'a> {
         // A cut shows when somebody sends, so processes run again first; a fault of a disk shows when something is
         // written, and a member joins when somebody leads, so links are mended before those.
         let rank = |kind: Kind| match kind {
-            Kind::Partition | Kind::OneWay | Kind::SlowLink => 1,
+            kind if kind.is_network() => 1,
             Kind::DiskError | Kind::DiskDelay | Kind::FullDisk | Kind::Membership => 2,
             _ => 0,
         };
@@ -280,7 +280,9 @@ impl<'a> Rounds<'a> {
         let mut next: Vec<Kind> = self.deck.pop().into_iter().collect();
         for _ in 0..self.rng.below(3) {
             let other = self.rng.pick(self.kinds);
-            if !next.contains(&other) {
+            // Links have one state: faults of the network would undo each other.
+            let clashes = other.is_network() && next.iter().any(|kind| kind.is_network());
+            if !next.contains(&other) && !clashes {
                 next.push(other);
             }
         }

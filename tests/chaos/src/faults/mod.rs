@@ -52,10 +52,15 @@ impl Kind {
         clap::ValueEnum::value_variants()
     }
 
+    /// Whether it is one of links.
+    pub fn is_network(self) -> bool {
+        matches!(self, Kind::Partition | Kind::OneWay | Kind::SlowLink)
+    }
+
     /// The members that it happens to, `None` for all of them, taken from those that no other fault has.
     fn victims(self, size: usize) -> Option<usize> {
         match self {
-            Kind::Partition | Kind::OneWay | Kind::SlowLink => Some(0),
+            kind if kind.is_network() => Some(0),
             Kind::KillSeveral => Some(size / 2 + 1),
             Kind::KillAll | Kind::PowerLossAll | Kind::Membership => None,
             _ => Some(1),
