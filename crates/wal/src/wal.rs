@@ -22,6 +22,7 @@ use crate::prepare::{self, Preparer};
 use crate::record::{self, SnapshotRecord};
 use crate::recover::{self, Replay, Tail};
 use crate::repair;
+use crate::room::Room;
 
 /// How a log is kept.
 #[derive(Debug, Clone)]
@@ -338,6 +339,12 @@ impl Wal {
     /// A reader of the entries that are durable, while this goes on appending.
     pub fn reader(&self) -> LogReader {
         LogReader::new(self.disk.clone(), self.dir.clone(), self.index.clone())
+    }
+
+    /// Whether the disk has room for the next segment. With [`Options::prepare_ahead`], a save that needs a segment for
+    /// which there is none waits until there is, or [`Room::give_up`] is called; without, it fails.
+    pub fn room(&self) -> Room {
+        self.preparer.room().clone()
     }
 
     /// Bytes appended since the log was opened.
