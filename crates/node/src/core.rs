@@ -35,6 +35,9 @@ use crate::state_machine::StateMachine;
 /// A learner is promoted when its log ends at most this many entries before the leader's commit index.
 const CAUGHT_UP: u64 = 128;
 
+/// A snapshot for which there was no room is tried again after this time.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
+
 /// What the core wants done. The calls come in the order in which the effects must happen; none may block.
 pub trait Outside<S: StateMachine> {
     /// Send messages to the members they name.
@@ -97,6 +100,11 @@ pub struct Core<S: StateMachine> {
     pub(crate) now: Duration,
     /// The (term, leader) that was last known; a change of it sends everything without an answer again.
     leader: (u64, u64),
+    /// The disk has no room for the next segment of the log. What is left of the current one is for what cannot be
+    /// refused: votes, a leader's first entry, entries of other leaders.
+    full: bool,
+    /// No snapshot is begun before this time.
+    snapshot_after: Duration,
     loading: bool,
     loaded: Option<Loaded<S::Restored>>,
     pub(crate) phase: Phase,
@@ -140,6 +148,8 @@ impl<S: StateMachine> Core<S> {
             boot,
             now: Duration::ZERO,
             leader: (0, 0),
+            full: false,
+            snapshot_after: Duration::ZERO,
             loading: false,
             loaded: None,
             phase: Phase::Running,
@@ -182,7 +192,12 @@ impl<S: StateMachine> Core<S> {
             self.reads.push(read, self.now);
         }
         for proposal in arrivals.proposals {
-            self.tracker.push(proposal, self.now);
+            if self.full {
+                // The caller may be gone; then nobody wants the answer.
+                let _ = proposal.reply.send(Err(Error::NoSpace));
+            } else {
+                self.tracker.push(proposal, self.now);
+            }
         }
         if let Some(now) = tick {
             self.tick(now);
@@ -223,9 +238,24 @@ impl<S: StateMachine> Core<S> {
             Done::SnapshotRejected => self.loading = false,
             Done::Fetched { fetch, answer } => self.fetched(fetch, answer)?,
             Done::NotFetched(fetch) => self.not_fetched(fetch),
+            Done::Room { full } => self.room(full),
+            Done::SnapshotNotSaved => {
+                self.compaction.not_saved();
+                self.snapshot_after = self.now + SNAPSHOT_RETRY;
+            }
             Done::Failed(fatal) => return Err(fatal),
         }
         Ok(())
+    }
+
+    /// A member without room for the next segment takes no commands. A leader hands over, once: the others may have
+    /// room, and if none has, leadership must not go round.
+    fn room(&mut self, full: bool) {
+        self.full = full;
+        self.events.push(if full { Event::DiskFull } else { Event::DiskHasRoom });
+        if full && self.is_leader() {
+            self.hand_over();
+        }
     }
 
     fn report(&mut self, report: Report) {
@@ -326,6 +356,8 @@ impl<S: StateMachine> Core<S> {
     fn may_be_proposed(&mut self, message: &Message) -> bool {
         for entry in message.entries.iter() {
             let readable = match entry.get_entry_type() {
+                // Its proposer tries again, perhaps at another leader. A membership change may be what is needed.
+                EntryType::EntryNormal if self.full => return false,
                 EntryType::EntryNormal => Batch::decode(entry.data.clone()).is_ok(),
                 kind => match codec::decode_conf_change(kind, &entry.data) {
                     Ok(change) => match changes::read(&change, &entry.context) {
@@ -589,7 +621,10 @@ impl<S: StateMachine> Core<S> {
             self.compaction.ask_for(index);
         }
         // A learner that is not promoted yet is in the configuration all the same; an empty one is a joiner's.
-        if self.conf_state.voters.is_empty() || !self.compaction.is_due(self.applied) {
+        if self.now < self.snapshot_after
+            || self.conf_state.voters.is_empty()
+            || !self.compaction.is_due(self.applied)
+        {
             return Ok(());
         }
         self.compaction.begin();
