@@ -39,23 +39,33 @@ impl Fault for Full {
     fn end(self: Box<Self>, cluster: &mut Cluster) -> Result<String, String> {
         let Full { id, ballast, log } = *self;
         let member = &mut cluster.slot_mut(id).member;
-        // It notices at the next file it needs: a segment of the log, or a snapshot.
-        let ended = wait_until(&format!("member {id} meets the full disk"), PATIENCE, || {
-            let ended = member.try_exit();
-            let said = member.log().split_off(log).contains("os error 28");
-            (said || ended.is_some()).then_some(ended)
-        });
-        let reason = member.log().split_off(log);
-        let reason =
-            reason.lines().rev().find(|line| line.contains("os error 28")).unwrap_or_default().to_owned();
-        std::fs::remove_file(&ballast).map_err(|e| format!("{}: {e}", ballast.display()))?;
-        if ended.is_some() || member.try_exit().is_some() {
-            let status = member.wait_exit();
-            if status.success() || reason.is_empty() {
-                return Err(format!("member {id} ended with {status} on a full disk and said: {reason:?}"));
+        // It notices when it prepares the next segment of its log, and refuses writes from then on.
+        let refusal = wait_until(&format!("member {id} refuses writes"), PATIENCE, || {
+            if let Some(status) = member.try_exit() {
+                panic!("member {id} ended with {status} because its disk is full");
             }
-            cluster.restart(id);
+            // A command that changes nothing if it is taken: the history does not know of it.
+            let refusal = member.client().request("DELETE", "/v1/kv/full-disk", b"").ok()?;
+            (refusal.status == 507).then(|| refusal.text())
+        });
+        let stale = member.client().request("GET", "/v1/kv/full-disk?consistency=stale", b"");
+        let stale = stale.map_err(|e| format!("a read at member {id}, whose disk is full: {e}"))?;
+        if stale.status != 404 {
+            return Err(format!(
+                "a read at member {id}, whose disk is full, was answered with {}",
+                stale.status
+            ));
         }
-        Ok(reason)
+        if !member.log()[log..].contains("disk full") {
+            return Err(format!("member {id} refuses writes and its log does not say why"));
+        }
+        std::fs::remove_file(&ballast).map_err(|e| format!("{}: {e}", ballast.display()))?;
+        wait_until(&format!("member {id} takes writes again"), PATIENCE, || {
+            if let Some(status) = member.try_exit() {
+                panic!("member {id} ended with {status} when its disk had room again");
+            }
+            (member.metric("kvd_disk_full") == Some(0.0)).then_some(())
+        });
+        Ok(format!("member {id} answered: {}", refusal.trim_end()))
     }
 }
