@@ -122,7 +122,7 @@ impl Cluster {
         let proxy = Proxy::start(self.network.clone(), id, front, peer_port.number())
             .map_err(|e| format!("the proxy of member {id}: {e}"))?;
         let redis = self.has_redis.then(Port::reserve);
-        self.slots.push(Slot { member, mount, peer_port: peer_port, proxy, redis, storage, removed: false });
+        self.slots.push(Slot { member, mount, peer_port, proxy, redis, storage, removed: false });
         Ok(())
     }
 

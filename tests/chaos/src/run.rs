@@ -164,6 +164,13 @@ fn live(
         _ => Storage::Plain,
     };
     let mut cluster = Cluster::prepare(directory, settings.members, has(Kind::Clock), storage)?;
+    let (kinds, unfit): (Vec<Kind>, Vec<Kind>) =
+        kinds.iter().partition(|kind| cluster.ids().iter().any(|id| kind.fits(&cluster, *id)));
+    for kind in unfit {
+        verdict.skipped.insert(kind, "no member lies on what it needs: give the cluster more members".into());
+    }
+    // What is to happen and never begins fails the run as well.
+    verdict.faults.extend(kinds.iter().map(|kind| (*kind, Happened::default())));
     cluster.start();
     let first = cluster.addresses.lock().expect("nobody panics with it")[0];
     let conditions = Http::has_conditions(first.http);
@@ -174,7 +181,7 @@ fn live(
 
     let clients = Clients::start(CLIENTS, settings.seed, &cluster.addresses, recorder, conditions);
     wait_for_more(recorder, "writes begin");
-    let mut rounds = Rounds::new(settings, kinds);
+    let mut rounds = Rounds::new(settings, &kinds);
     let begun = Instant::now();
     let mut planted = settings.plant.is_none();
     let duration = Duration::from_secs(settings.seconds);

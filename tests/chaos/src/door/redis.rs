@@ -13,6 +13,9 @@ const TIMEOUT: Duration = Duration::from_millis(2500);
 /// The longest reply that is read, in bytes.
 const MAX_REPLY: i64 = 64 << 20;
 
+/// What an error begins with that says that nothing was done.
+const NOTHING_DONE: [&str; 4] = ["TRYAGAIN ", "BUSY ", "CLUSTERDOWN ", "NOSPACE "];
+
 /// A client of one member's Redis port.
 #[derive(Debug)]
 pub struct Redis {
@@ -98,6 +101,9 @@ fn meaning(action: &Action, reply: Reply) -> Answer {
         (_, Reply::Error(error)) if error.starts_with("WRONGTYPE") || error.contains("not an integer") => {
             Answer::Wrong(error)
         }
+        (_, Reply::Error(error)) if NOTHING_DONE.iter().any(|code| error.starts_with(code)) => {
+            Answer::Nothing
+        }
         (_, Reply::Error(_)) => Answer::Unknown,
         (_, reply) => Answer::Wrong(format!("answered with {reply:?}")),
     }
@@ -154,7 +160,8 @@ mod tests {
         assert_eq!(get, Answer::Done(Told { existed: Some(false), ..Told::default() }));
         let incr = meaning(&Action::Increment { by: 1 }, Reply::Integer(4));
         assert_eq!(incr, Answer::Done(Told { number: Some(4), ..Told::default() }));
-        assert_eq!(meaning(&Action::Delete, Reply::Error("TRYAGAIN".into())), Answer::Unknown);
+        assert_eq!(meaning(&Action::Delete, Reply::Error("TRYAGAIN later".into())), Answer::Nothing);
+        assert_eq!(meaning(&Action::Delete, Reply::Error("UNKNOWN outcome".into())), Answer::Unknown);
         assert!(matches!(meaning(&Action::Get, Reply::Integer(1)), Answer::Wrong(_)));
         assert!(matches!(meaning(&Action::Get, Reply::Error("WRONGTYPE x".into())), Answer::Wrong(_)));
     }

@@ -68,7 +68,7 @@ impl Kind {
     }
 
     /// Whether it needs a certain member: the one whose disk can be filled, the ones that can lose their power.
-    fn fits(self, cluster: &Cluster, id: u64) -> bool {
+    pub(crate) fn fits(self, cluster: &Cluster, id: u64) -> bool {
         use crate::cluster::Storage;
         let storage = cluster.slots[id as usize - 1].storage;
         match self {
