@@ -35,6 +35,9 @@ use crate::state_machine::StateMachine;
 /// A learner is promoted when its log ends at most this many entries before the leader's commit index.
 const CAUGHT_UP: u64 = 128;
 
+/// A leader without room hands over at most once in this time: if nobody has room, leadership must not go round.
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(30);
+
 /// A snapshot for which there was no room is tried again after this time.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
 
@@ -103,6 +106,8 @@ pub struct Core<S: StateMachine> {
     /// The disk has no room for the next segment of the log. What is left of the current one is for what cannot be
     /// refused: votes, a leader's first entry, entries of other leaders.
     full: bool,
+    /// A leader without room does not hand over before this time.
+    hand_over_after: Duration,
     /// No snapshot is begun before this time.
     snapshot_after: Duration,
     loading: bool,
@@ -149,6 +154,7 @@ impl<S: StateMachine> Core<S> {
             now: Duration::ZERO,
             leader: (0, 0),
             full: false,
+            hand_over_after: Duration::ZERO,
             snapshot_after: Duration::ZERO,
             loading: false,
             loaded: None,
@@ -248,13 +254,17 @@ impl<S: StateMachine> Core<S> {
         Ok(())
     }
 
-    /// A member without room for the next segment takes no commands. A leader hands over, once: the others may have
-    /// room, and if none has, leadership must not go round.
+    /// A member without room for the next segment takes no commands.
     fn room(&mut self, full: bool) {
         self.full = full;
         self.events.push(if full { Event::DiskFull } else { Event::DiskHasRoom });
-        if full && self.is_leader() {
-            self.hand_over();
+        self.lead_only_with_room();
+    }
+
+    /// A leader without room hands over, for the others may have it.
+    fn lead_only_with_room(&mut self) {
+        if self.full && self.is_leader() && self.now >= self.hand_over_after && self.hand_over() {
+            self.hand_over_after = self.now + HAND_OVER_AGAIN;
         }
     }
 
@@ -286,6 +296,7 @@ impl<S: StateMachine> Core<S> {
         self.reads.expire(now);
         self.changes.expire(now);
         self.look_around();
+        self.lead_only_with_room();
         if self.is_leader() {
             self.promote_learner();
         } else {

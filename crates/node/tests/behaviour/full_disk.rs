@@ -43,6 +43,16 @@ fn a_leader_without_room_hands_over_to_a_member_that_has_it() {
 }
 
 #[test]
+fn a_member_without_room_that_is_elected_hands_over_as_well() {
+    let mut world = World::led(3);
+    say(&mut world, 2, true);
+    world.crash(1);
+    world.elect_after_silence(2);
+    world.tick_until("the member with room leads", |world| world.leader() == Some(3));
+    world.put(3, "through the one with room");
+}
+
+#[test]
 fn leadership_does_not_go_round_among_members_without_room() {
     let mut world = World::led(3);
     for id in 1..=3 {
