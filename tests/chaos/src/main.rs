@@ -114,8 +114,7 @@ fn print(settings: &Settings, verdict: &Verdict) {
     if let Some(history) = &verdict.history {
         println!("  kept: {}", history.display());
         println!("  check again: cargo run -p kvd-linearizability -- {}", history.display());
-        let mut names: Vec<String> = settings.kinds.iter().map(ToString::to_string).collect();
-        names.dedup();
+        let names: Vec<String> = settings.kinds.iter().map(ToString::to_string).collect();
         println!(
             "  run again: cargo run -p kvd-chaos -- --seed {} --seconds {} --members {} --faults {}",
             settings.seed,

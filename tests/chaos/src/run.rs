@@ -196,7 +196,7 @@ fn live(
         }
     }
     clients.finish();
-    farewell(&cluster, recorder)?;
+    farewell(&cluster, recorder);
     verdict.failures.extend(cluster.complaints());
     for slot in cluster.slots.iter_mut().filter(|slot| !slot.removed) {
         slot.member.stop();
@@ -210,18 +210,17 @@ pub(crate) fn wait_for_more(recorder: &Recorder, what: &str) {
 }
 
 /// Reads every key at every member.
-pub(crate) fn farewell(cluster: &Cluster, recorder: &Recorder) -> Result<(), String> {
+pub(crate) fn farewell(cluster: &Cluster, recorder: &Recorder) {
     let keys: BTreeSet<String> = recorder.ops().into_iter().map(|op| op.key).collect();
     for address in cluster.addresses.lock().expect("nobody panics with it").iter() {
         let mut door = Http::new(address.http, false);
         for key in &keys {
-            let op = recorder.ask(&mut door, 0, key, Action::Get, None);
-            if op.outcome != Outcome::Ok {
-                return Err(format!("a read of a healthy cluster was not served: {op}"));
-            }
+            wait_until(&format!("a read of {key} is served by the healthy cluster"), PATIENCE, || {
+                let op = recorder.ask(&mut door, 0, key, Action::Get, None);
+                (op.outcome == Outcome::Ok).then_some(())
+            });
         }
     }
-    Ok(())
 }
 
 /// The schedule: rounds of one to three faults at once.

@@ -44,6 +44,10 @@ impl Tracer {
         };
         wait_until(&format!("strace traces member {id}"), PATIENCE, || {
             if let Ok(Some(status)) = tracer.child.try_wait() {
+                // The first call may have failed already, and ended the member and with it the tracer.
+                if tracer.injected() > 0 {
+                    return Some(Ok(()));
+                }
                 return Some(Err(format!("strace ended with {status}: may this process trace others?")));
             }
             attached().map(Ok)
