@@ -57,14 +57,14 @@ pub const ALL: &[&str] = &[
     "install-after",
 ];
 
-/// A place at which a test may end the process; see [`crate::failpoint`]. Does nothing in ordinary builds.
+/// A place at which a test may end the process; see [`mod@crate::failpoint`]. Does nothing in ordinary builds.
 #[cfg(not(feature = "failpoints"))]
 #[macro_export]
 macro_rules! failpoint {
     ($name:literal) => {};
 }
 
-/// A place at which a test may end the process; see [`crate::failpoint`].
+/// A place at which a test may end the process; see [`mod@crate::failpoint`].
 #[cfg(feature = "failpoints")]
 #[macro_export]
 macro_rules! failpoint {
