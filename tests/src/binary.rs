@@ -16,27 +16,43 @@ use std::time::SystemTime;
 /// If the build fails.
 pub fn kvd() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| match std::env::var_os("KVD_BIN") {
-        Some(path) => fs::canonicalize(&path).unwrap_or_else(|e| panic!("KVD_BIN={path:?}: {e}")),
-        None => build("kvd"),
-    })
+    BINARY.get_or_init(|| given_or_built("KVD_BIN", "kvd", "kvd", &[]))
 }
 
-/// Path of an up-to-date `kvctl`, beside the test itself; built like [`kvd`].
+/// Path of an up-to-date `kvctl`, beside the test itself; built like [`kvd`]. `KVCTL_BIN` names it.
 ///
 /// # Panics
 /// If the build fails.
 pub fn kvctl() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build("kvctl"))
+    BINARY.get_or_init(|| given_or_built("KVCTL_BIN", "kvctl", "kvctl", &[]))
 }
 
-fn build(name: &str) -> PathBuf {
-    // TARGET/PROFILE/deps/this-test
+/// Path of an up-to-date `kvd-failpoints`: kvd with `kvd_vfs::failpoint`s. As [`kvd`]; `KVD_FAILPOINTS_BIN` names it.
+///
+/// # Panics
+/// If the build fails.
+pub fn kvd_with_failpoints() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let features = ["--features", "failpoints"];
+    BINARY.get_or_init(|| given_or_built("KVD_FAILPOINTS_BIN", "kvd", "kvd-failpoints", &features))
+}
+
+fn given_or_built(variable: &str, package: &str, name: &str, features: &[&str]) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(path) => fs::canonicalize(&path).unwrap_or_else(|e| panic!("{variable}={path:?}: {e}")),
+        None => build(package, name, features),
+    }
+}
+
+fn build(package: &str, name: &str, features: &[&str]) -> PathBuf {
+    // TARGET/PROFILE/deps/this-test, or TARGET/PROFILE/this-program
     let test = std::env::current_exe().expect("the path of the running test");
-    let output = test.parent().and_then(Path::parent).expect("TARGET/PROFILE above deps/");
+    let beside = test.parent().expect("a program is in a directory");
+    let output =
+        if beside.ends_with("deps") { beside.parent().expect("PROFILE above deps/") } else { beside };
     let binary = output.join(name);
-    if is_up_to_date(name, &binary) {
+    if is_up_to_date(package, &binary) {
         return binary;
     }
     let target = output.parent().expect("TARGET above PROFILE/");
@@ -47,8 +63,9 @@ fn build(name: &str) -> PathBuf {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--package", name, "--bin", name, "--profile", profile, "--target-dir"])
+        .args(["build", "--quiet", "--package", package, "--bin", name, "--profile", profile, "--target-dir"])
         .arg(target)
+        .args(features)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo, which started this test, can be started again");

@@ -40,37 +40,61 @@ impl Response {
 #[derive(Debug)]
 pub struct Client {
     port: u16,
+    timeout: Duration,
     connection: Option<BufReader<TcpStream>>,
 }
 
 impl Client {
     /// A client of 127.0.0.1:`port`. Connects with the first request.
     pub fn new(port: u16) -> Client {
-        Client { port, connection: None }
+        Client::with_timeout(port, TIMEOUT)
+    }
+
+    /// A client that waits so long for each part of an answer, instead of 15 s.
+    pub fn with_timeout(port: u16, timeout: Duration) -> Client {
+        Client { port, timeout, connection: None }
     }
 
     /// Sends a request and reads the answer.
     ///
     /// # Errors
     /// Anything that kept the answer from arriving; the connection is closed then, and the outcome of the request is
-    /// unknown.
+    /// unknown, but for [`io::ErrorKind::ConnectionRefused`]: then nothing was sent.
     pub fn request(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Response> {
+        self.request_with(method, path, &[], body)
+    }
+
+    /// As [`Client::request`], with more header fields.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn request_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
                 let stream = TcpStream::connect(("127.0.0.1", self.port))?;
                 stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                stream.set_write_timeout(Some(TIMEOUT))?;
+                stream.set_read_timeout(Some(self.timeout))?;
+                stream.set_write_timeout(Some(self.timeout))?;
                 BufReader::new(stream)
             }
         };
         let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: {}\r\n",
             self.port,
             body.len()
         )
         .into_bytes();
+        for (name, value) in headers {
+            request.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        request.extend_from_slice(b"\r\n");
         request.extend_from_slice(body);
         // A server that refuses a body may answer and close before it has read everything: its answer counts.
         let written = connection.get_mut().write_all(&request);

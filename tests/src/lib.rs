@@ -22,7 +22,7 @@ pub mod ports;
 
 use std::time::{Duration, Instant};
 
-pub use binary::{kvctl, kvd};
+pub use binary::{kvctl, kvd, kvd_with_failpoints};
 pub use cluster::Cluster;
 pub use load::{History, Writers};
 pub use member::{Member, Refused, directory_contents, refused, refused_with_env};

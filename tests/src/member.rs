@@ -24,6 +24,8 @@ pub struct Member {
     peer_port: Port,
     directory: PathBuf,
     args: Vec<String>,
+    env: Vec<(String, String)>,
+    program: Option<PathBuf>,
     through_environment: bool,
     child: Option<Child>,
 }
@@ -37,6 +39,8 @@ impl Member {
             peer_port: Port::reserve(),
             directory: directory.to_owned(),
             args: Vec::new(),
+            env: Vec::new(),
+            program: None,
             through_environment: false,
             child: None,
         }
@@ -45,6 +49,16 @@ impl Member {
     /// Replaces the flags given beside `--id` and `--port`.
     pub fn set_args(&mut self, args: Vec<String>) {
         self.args = args;
+    }
+
+    /// Replaces the environment variables that its processes are given from now on.
+    pub fn set_env(&mut self, env: &[(&str, &str)]) {
+        self.env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
+    /// Runs this program from now on, in place of [`kvd`].
+    pub fn set_program(&mut self, program: &Path) {
+        self.program = Some(program.to_owned());
     }
 
     /// Gives every flag as its `KVD_*` variable from now on, and none on the command line.
@@ -89,7 +103,8 @@ impl Member {
         let mut args = vec!["--id".to_owned(), self.id.to_string()];
         args.extend(["--port".to_owned(), self.client_port().to_string()]);
         args.extend(self.args.iter().cloned());
-        let mut command = command(&self.directory);
+        let mut command = command_of(self.program.as_deref().unwrap_or_else(|| kvd()), &self.directory);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if self.through_environment {
             command.envs(variables(&args));
         } else {
@@ -121,8 +136,13 @@ impl Member {
         });
     }
 
+    /// The id of the process that was started last, unless its end was waited for.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// The exit status, if the process has ended.
-    fn try_exit(&mut self) -> Option<ExitStatus> {
+    pub fn try_exit(&mut self) -> Option<ExitStatus> {
         self.child.as_mut()?.try_wait().expect("a child can be waited for")
     }
 
@@ -248,9 +268,13 @@ fn variables(args: &[String]) -> Vec<(String, String)> {
     variables
 }
 
-/// `kvd` in a directory, without any KVD_* variable of the caller's environment.
 fn command(directory: &Path) -> Command {
-    let mut command = Command::new(kvd());
+    command_of(kvd(), directory)
+}
+
+/// A program in a directory, without any KVD_* variable of the caller's environment.
+fn command_of(program: &Path, directory: &Path) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"KVD_") {
             command.env_remove(&name);

@@ -33,7 +33,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // A client has its own HTTP, and reads a member's files with the crates that own their formats.
     ("kvctl", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap"]),
+    // A checker of recorded histories; knows no store.
+    ("kvd-linearizability", &[]),
     ("kvd-tests", &[]),
+    ("kvd-chaos", &["kvd-linearizability", "kvd-tests", "kvd-vfs"]),
     // Drives the node and everything below it; no transport, no door, no runtime.
     ("kvd-sim", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
     // Gives bytes to whatever parses some, wherever it is.

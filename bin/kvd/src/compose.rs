@@ -199,6 +199,7 @@ fn node_config(settings: &Settings) -> Config {
     Config {
         election_ticks: flags.election_ticks.into(),
         snapshot_bytes: flags.snapshot_bytes,
+        segment_bytes: flags.segment_bytes,
         catch_up_bytes: Config::new(flags.id).catch_up_bytes.min(flags.snapshot_bytes),
         ..Config::new(flags.id)
     }

@@ -62,6 +62,10 @@ pub struct Flags {
     #[arg(long, env = "KVD_SNAPSHOT_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(4096..))]
     pub snapshot_bytes: u64,
 
+    /// Bytes of one file of the log; the next one is prepared ahead, so there are always two
+    #[arg(long, env = "KVD_SEGMENT_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(65_536..=1 << 30))]
+    pub segment_bytes: u64,
+
     /// What to log: error, warn, info, debug, trace, or a filter such as info,kvd_node=debug
     #[arg(long, env = "KVD_LOG", default_value = "info")]
     pub log: String,

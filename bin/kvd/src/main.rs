@@ -6,7 +6,7 @@ use clap::Parser as _;
 use kvd::{compose, config};
 use tracing_subscriber::EnvFilter;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let flags = config::Flags::parse();
     let filter = match EnvFilter::try_new(&flags.log) {
         Ok(filter) => filter,

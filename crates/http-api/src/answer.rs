@@ -72,7 +72,9 @@ pub(crate) fn with_age(answer: Answer, age: Age) -> Answer {
 pub(crate) fn failed(error: &Error) -> Answer {
     let status = status_of(error);
     let answer = words(status, &error.to_string());
-    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+    let retry =
+        [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE, StatusCode::INSUFFICIENT_STORAGE];
+    if retry.contains(&status) {
         return with_header(answer, RETRY_AFTER, RETRY_AFTER_SECONDS);
     }
     answer
@@ -83,6 +85,7 @@ fn status_of(error: &Error) -> StatusCode {
         Error::EmptyKey => StatusCode::BAD_REQUEST,
         Error::KeyTooLong { .. } | Error::ValueTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+        Error::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         Error::NoLeader | Error::Stopped | Error::Removed => StatusCode::SERVICE_UNAVAILABLE,
         Error::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
         Error::Membership(refusal) => match refusal {

@@ -24,6 +24,7 @@
 //! | 429 | overloaded, nothing was done; `Retry-After` |
 //! | 503 | no leader, or stopping; nothing was done; `Retry-After` |
 //! | 504 | the outcome is unknown |
+//! | 507 | the member's disk is full, nothing was done; `Retry-After` |
 //!
 //! Every refusal carries its reason in words: one line of `text/plain`.
 //!

@@ -152,6 +152,11 @@ pub enum Error {
     /// No leader was found by the deadline. Nothing was done; a retry can help.
     #[error("no leader was found in time and nothing was done: try again, or at another member")]
     NoLeader,
+    /// This member's disk is full. Nothing was done; another member can help, or a retry once there is room.
+    #[error(
+        "the disk of this member is full and nothing was done: free some space there, or try another member"
+    )]
+    NoSpace,
     /// A change was proposed and its fate is not known: it may have been done, or may yet be.
     #[error("the outcome is unknown, the change may or may not be done: {reason}")]
     Unknown {

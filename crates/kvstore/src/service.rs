@@ -121,6 +121,7 @@ fn of_node(error: kvd_node::Error) -> Error {
     match error {
         kvd_node::Error::Overloaded => Error::Overloaded,
         kvd_node::Error::NoLeader => Error::NoLeader,
+        kvd_node::Error::NoSpace => Error::NoSpace,
         kvd_node::Error::Unknown { reason } => Error::Unknown { reason },
         kvd_node::Error::TooLarge { len, limit } => {
             Error::ValueTooLarge { len: len as u64, limit: limit as u64 }

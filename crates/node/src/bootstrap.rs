@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use kvd_raftpb::node::{Identity, Member, Membership};
 use kvd_snap::Snapshotter;
-use kvd_vfs::{Disk, Lock, OpenMode};
+use kvd_vfs::{Disk, Lock, OpenMode, failpoint};
 use kvd_wal::{LogStorage, SnapshotRecord, Wal};
 use prost::Message as _;
 use raft::eraftpb::{ConfState, HardState, SnapshotMetadata};
@@ -161,10 +161,14 @@ impl Home {
         writeln!(text, "{boot}").map_err(file)?;
         let mut new = self.disk.open(&temp, OpenMode::Truncate).map_err(file)?;
         new.write_all_at(&text, 0).map_err(file)?;
+        failpoint!("boot-before-sync");
         new.sync_data().map_err(file)?;
         drop(new);
+        failpoint!("boot-before-rename");
         self.disk.rename(&temp, &path).map_err(file)?;
+        failpoint!("boot-after-rename");
         self.disk.sync_dir(&self.dir).map_err(file)?;
+        failpoint!("boot-after-sync");
         Ok(boot)
     }
 
@@ -277,6 +281,7 @@ impl Home {
                 let membership =
                     Membership { cluster_id: *cluster_id, members: members.clone(), removed: Vec::new() };
                 let mut frozen = Some(Frozen::of(membership, machine.freeze()));
+                failpoint!("begin-before-snapshot");
                 snapshotter.save(&metadata, &mut |out| match frozen.take() {
                     Some(frozen) => frozen.write(out),
                     None => Err(std::io::Error::other("a frozen state is written once")),
@@ -288,7 +293,9 @@ impl Home {
             }
         };
         let identity = Identity { cluster_id, member_id: config.id }.encode_to_vec();
+        failpoint!("begin-before-log");
         Wal::create(self.disk.clone(), &self.wal_dir(), &identity, initial, options)?.close()?;
+        failpoint!("begin-after-log");
         Ok(())
     }
 }

@@ -60,6 +60,12 @@ impl Compaction {
         self.last_size = size;
     }
 
+    /// The snapshot that was begun is not on disk, and is due as before.
+    pub(crate) fn not_saved(&mut self) {
+        self.running = false;
+        self.grown += self.threshold.max(self.last_size);
+    }
+
     /// A snapshot of our own is on record, and begun ones may be begun again.
     pub(crate) fn recorded(&mut self, term: u64, index: u64) {
         self.running = false;

@@ -35,6 +35,12 @@ use crate::state_machine::StateMachine;
 /// A learner is promoted when its log ends at most this many entries before the leader's commit index.
 const CAUGHT_UP: u64 = 128;
 
+/// A leader without room hands over at most once in this time: if nobody has room, leadership must not go round.
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(30);
+
+/// A snapshot for which there was no room is tried again after this time.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
+
 /// What the core wants done. The calls come in the order in which the effects must happen; none may block.
 pub trait Outside<S: StateMachine> {
     /// Send messages to the members they name.
@@ -97,6 +103,13 @@ pub struct Core<S: StateMachine> {
     pub(crate) now: Duration,
     /// The (term, leader) that was last known; a change of it sends everything without an answer again.
     leader: (u64, u64),
+    /// The disk has no room for the next segment of the log. What is left of the current one is for what cannot be
+    /// refused: votes, a leader's first entry, entries of other leaders.
+    full: bool,
+    /// A leader without room does not hand over before this time.
+    hand_over_after: Duration,
+    /// No snapshot is begun before this time.
+    snapshot_after: Duration,
     loading: bool,
     loaded: Option<Loaded<S::Restored>>,
     pub(crate) phase: Phase,
@@ -140,6 +153,9 @@ impl<S: StateMachine> Core<S> {
             boot,
             now: Duration::ZERO,
             leader: (0, 0),
+            full: false,
+            hand_over_after: Duration::ZERO,
+            snapshot_after: Duration::ZERO,
             loading: false,
             loaded: None,
             phase: Phase::Running,
@@ -182,7 +198,12 @@ impl<S: StateMachine> Core<S> {
             self.reads.push(read, self.now);
         }
         for proposal in arrivals.proposals {
-            self.tracker.push(proposal, self.now);
+            if self.full {
+                // The caller may be gone; then nobody wants the answer.
+                let _ = proposal.reply.send(Err(Error::NoSpace));
+            } else {
+                self.tracker.push(proposal, self.now);
+            }
         }
         if let Some(now) = tick {
             self.tick(now);
@@ -223,9 +244,28 @@ impl<S: StateMachine> Core<S> {
             Done::SnapshotRejected => self.loading = false,
             Done::Fetched { fetch, answer } => self.fetched(fetch, answer)?,
             Done::NotFetched(fetch) => self.not_fetched(fetch),
+            Done::Room { full } => self.room(full),
+            Done::SnapshotNotSaved => {
+                self.compaction.not_saved();
+                self.snapshot_after = self.now + SNAPSHOT_RETRY;
+            }
             Done::Failed(fatal) => return Err(fatal),
         }
         Ok(())
+    }
+
+    /// A member without room for the next segment takes no commands.
+    fn room(&mut self, full: bool) {
+        self.full = full;
+        self.events.push(if full { Event::DiskFull } else { Event::DiskHasRoom });
+        self.lead_only_with_room();
+    }
+
+    /// A leader without room hands over, for the others may have it.
+    fn lead_only_with_room(&mut self) {
+        if self.full && self.is_leader() && self.now >= self.hand_over_after && self.hand_over() {
+            self.hand_over_after = self.now + HAND_OVER_AGAIN;
+        }
     }
 
     fn report(&mut self, report: Report) {
@@ -256,6 +296,7 @@ impl<S: StateMachine> Core<S> {
         self.reads.expire(now);
         self.changes.expire(now);
         self.look_around();
+        self.lead_only_with_room();
         if self.is_leader() {
             self.promote_learner();
         } else {
@@ -326,6 +367,8 @@ impl<S: StateMachine> Core<S> {
     fn may_be_proposed(&mut self, message: &Message) -> bool {
         for entry in message.entries.iter() {
             let readable = match entry.get_entry_type() {
+                // Its proposer tries again, perhaps at another leader. A membership change may be what is needed.
+                EntryType::EntryNormal if self.full => return false,
                 EntryType::EntryNormal => Batch::decode(entry.data.clone()).is_ok(),
                 kind => match codec::decode_conf_change(kind, &entry.data) {
                     Ok(change) => match changes::read(&change, &entry.context) {
@@ -589,7 +632,10 @@ impl<S: StateMachine> Core<S> {
             self.compaction.ask_for(index);
         }
         // A learner that is not promoted yet is in the configuration all the same; an empty one is a joiner's.
-        if self.conf_state.voters.is_empty() || !self.compaction.is_due(self.applied) {
+        if self.now < self.snapshot_after
+            || self.conf_state.voters.is_empty()
+            || !self.compaction.is_due(self.applied)
+        {
             return Ok(());
         }
         self.compaction.begin();

@@ -22,6 +22,9 @@ pub enum Error {
         /// Why there is no answer.
         reason: &'static str,
     },
+    /// This member's disk has no room for more of the log. Nothing was proposed; free some, or ask another member.
+    #[error("the disk of this member is full, so it takes no writes; free some space, or ask another member")]
+    NoSpace,
     /// The payload is longer than [`crate::Limits::command_bytes`]. Nothing was proposed.
     #[error("a command of {len} bytes is over the limit of {limit}")]
     TooLarge {

@@ -46,6 +46,10 @@ pub enum Event {
         /// For how long, so far.
         since: Duration,
     },
+    /// The disk has no room for the next segment of the log: this member takes no commands.
+    DiskFull,
+    /// It has room again.
+    DiskHasRoom,
     /// Many committed entries are not applied yet; said once until they are.
     ApplyBehind {
         /// How many.
@@ -77,6 +81,11 @@ impl Event {
             Event::DiskSlow { since } => {
                 tracing::warn!(?since, "disk slow: a write to the log is not durable yet")
             }
+            Event::DiskFull => tracing::error!(
+                "disk full: no room for the next segment of the log, so this member takes no writes until there is; \
+                 free some space on the file system of its data directory"
+            ),
+            Event::DiskHasRoom => tracing::info!("the disk has room again: this member takes writes"),
             Event::ApplyBehind { entries } => tracing::warn!(entries, "apply behind"),
             Event::PeerLagging { peer, entries } => tracing::warn!(peer, entries, "peer lagging"),
             Event::PeerCaughtUp { peer } => tracing::info!(peer, "peer caught up"),

@@ -63,6 +63,13 @@ pub enum Done<R> {
     },
     /// Entries could not be read back for now.
     NotFetched(kvd_wal::Fetch),
+    /// The disk has no room for the next segment of the log, or has it again.
+    Room {
+        /// Whether it has none.
+        full: bool,
+    },
+    /// The snapshot that was to be taken was not, for want of room. Nothing is left of it.
+    SnapshotNotSaved,
     /// Something that ends the member.
     Failed(Fatal),
 }

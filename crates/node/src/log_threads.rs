@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use kvd_raftpb::codec;
+use kvd_vfs::failpoint;
 use kvd_wal::{Fetch, LogReader, SnapshotRecord, Wal};
 use raft::eraftpb::HardState;
 
@@ -98,7 +99,9 @@ fn flush<R: Send>(
             must_sync: true,
         })
         .collect();
+    failpoint!("save-before");
     wal.save_group(&saves)?;
+    failpoint!("save-after");
     metrics.wal_fsync_seconds.observe(begun.elapsed().as_secs_f64());
     metrics.wal_write_bytes.inc_by(wal.log_bytes() - before);
     group.clear();

@@ -29,6 +29,7 @@ pub struct Metrics {
     snapshots_installed: Counter,
     log_readbacks: Counter,
     disk_slow: Counter,
+    disk_full: UGauge,
     apply_behind: Counter,
     peers_lagging: UGauge,
     messages_dropped: Counter,
@@ -69,6 +70,7 @@ impl Default for Metrics {
             snapshots_installed: Counter::default(),
             log_readbacks: Counter::default(),
             disk_slow: Counter::default(),
+            disk_full: UGauge::default(),
             apply_behind: Counter::default(),
             peers_lagging: UGauge::default(),
             messages_dropped: Counter::default(),
@@ -127,6 +129,7 @@ impl Metrics {
         );
         to.register("kvd_raft_term", "raft's term", m.term);
         to.register("kvd_disk_slow", "Writes to the log that took long", m.disk_slow);
+        to.register("kvd_disk_full", "Whether the log lacks room for its next segment", m.disk_full);
         to.register("kvd_apply_behind", "Times that apply fell behind", m.apply_behind);
         to.register("kvd_peers_lagging", "Followers of this leader that are far behind", m.peers_lagging);
         to.register("kvd_snapshot_index", "Index of the newest snapshot", m.snapshot_index);
@@ -158,6 +161,8 @@ impl Metrics {
     pub(crate) fn count(&self, event: &Event) {
         match event {
             Event::DiskSlow { .. } => _ = self.disk_slow.inc(),
+            Event::DiskFull => _ = self.disk_full.set(1),
+            Event::DiskHasRoom => _ = self.disk_full.set(0),
             Event::ApplyBehind { .. } => _ = self.apply_behind.inc(),
             _ => {}
         }

@@ -26,6 +26,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
+use kvd_vfs::failpoint;
 use raft::eraftpb::{Entry, HardState, Message, SnapshotMetadata};
 
 use crate::core::{Core, Outside};
@@ -173,7 +174,9 @@ impl<S: StateMachine> Core<S> {
             self.raw.mut_store().set_hard_state(state.clone());
         }
         if let Some(metadata) = snapshot {
+            failpoint!("install-before");
             self.install(metadata, out)?;
+            failpoint!("install-after");
         }
         self.raw.mut_store().append(&entries);
         let committed = ready.take_committed_entries();
@@ -189,9 +192,11 @@ impl<S: StateMachine> Core<S> {
 
         // 4. apply
         if let Some(last) = committed.last().map(|entry| entry.index) {
+            failpoint!("apply-before");
             for entry in committed {
                 self.apply(entry, out)?;
             }
+            failpoint!("apply-after");
             self.raw.advance_apply_to(last);
         }
         self.reads.applied(self.applied);
@@ -237,6 +242,7 @@ impl<S: StateMachine> Core<S> {
 
     /// The file of a snapshot of our own is durable: record it, with the commit index that covers it.
     pub(crate) fn record_snapshot(&mut self, metadata: SnapshotMetadata, out: &mut impl Outside<S>) {
+        failpoint!("snapshot-before-record");
         let seq = self.pipeline.next_seq();
         let compact = Some(metadata.clone());
         self.pipeline.in_flight.push_back(InFlight {

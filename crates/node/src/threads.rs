@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use kvd_raftpb::peers::Peers;
 use kvd_snap::Snapshotter;
-use kvd_wal::{Fetch, LogReader, Wal};
+use kvd_vfs::failpoint;
+use kvd_wal::{Fetch, LogReader, Room, Wal};
 use raft::eraftpb::{Message, SnapshotMetadata};
 
 use crate::core::Outside;
@@ -38,6 +39,7 @@ pub(crate) struct Threads<S: StateMachine> {
     metrics: Metrics,
     jobs: Jobs,
     log: JoinHandle<()>,
+    room: Room,
     /// Set when the member stops: a snapshot that is being written is given up.
     stopping: Arc<Stopping>,
     reader: LogReader,
@@ -59,6 +61,11 @@ impl<S: StateMachine> Threads<S> {
     ) -> Result<Self, Fatal> {
         let (sender, receiver) = mpsc::channel();
         let reader = wal.reader();
+        let room = wal.room();
+        room.watch({
+            let inbox = inbox.clone();
+            move |full| inbox.done(Done::Room { full })
+        });
         let log = {
             let metrics = metrics.clone();
             spawn("kvd-wal", inbox.clone(), move |inbox| {
@@ -77,6 +84,7 @@ impl<S: StateMachine> Threads<S> {
             metrics,
             jobs,
             log,
+            room,
             reader,
             fetches: None,
             stopping: Arc::default(),
@@ -93,6 +101,8 @@ impl<S: StateMachine> Threads<S> {
         said: Vec<Done<Restored<S::Restored>>>,
     ) -> Result<(), Fatal> {
         self.stopping.stop();
+        // A write that waits for room would wait for somebody to make it.
+        self.room.give_up();
         self.jobs.put(Job::Close(hard_state));
         drop(self.jobs);
         drop(self.fetches);
@@ -165,7 +175,9 @@ fn spawn<R: Send + 'static>(
 
 impl<S: StateMachine> Outside<S> for Threads<S> {
     fn send(&mut self, messages: Vec<Message>) {
+        failpoint!("send-before");
         self.peers.send(messages);
+        failpoint!("send-after");
     }
 
     fn write(&mut self, write: Write) {
@@ -186,6 +198,12 @@ impl<S: StateMachine> Outside<S> for Threads<S> {
             let bytes = match saved {
                 Ok(bytes) => bytes,
                 Err(_) if stopping.is_stopped() => return Ok(()),
+                // Nothing depends on it yet, and nothing is left of it.
+                Err(error) if error.is_no_space() => {
+                    tracing::error!(%error, "no room for a snapshot; it will be tried again");
+                    inbox.done(Done::SnapshotNotSaved);
+                    return Ok(());
+                }
                 Err(error) => return Err(error.into()),
             };
             metrics.snapshot_save_seconds.observe(begun.elapsed().as_secs_f64());

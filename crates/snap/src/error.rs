@@ -79,6 +79,13 @@ impl Error {
         move |source| Self::Io { doing, path, source }
     }
 
+    /// Whether this is want of room on the disk, or of the user's share of it. Nothing is left of the file then, as far
+    /// as the disk still obeys, and the same may be tried again.
+    pub fn is_no_space(&self) -> bool {
+        let (Self::Io { source, .. } | Self::Body { source, .. }) = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     /// Whether the bytes of the file are at fault: such a file is set aside as `.broken`, others are not.
     pub fn is_corruption(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::Other { .. })

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvd_vfs::Disk;
+use kvd_vfs::{Disk, failpoint};
 use raft::eraftpb::SnapshotMetadata;
 
 use crate::error::Error;
@@ -166,7 +166,9 @@ impl Directory {
     pub(crate) fn publish(&self, temp: &Path, target: &Path) -> Result<(), Error> {
         let _names = self.names();
         let replaced = self.disk.exists(target).map_err(Error::io("looking for the file", target))?;
+        failpoint!("snap-before-rename");
         self.disk.rename(temp, target).map_err(Error::io("renaming to it", target))?;
+        failpoint!("snap-after-rename");
         self.disk.sync_dir(&self.path).map_err(|source| {
             if !replaced {
                 // The error that is returned matters more than one of this clean-up, and a file that the log never
@@ -174,7 +176,9 @@ impl Directory {
                 let _ = self.disk.remove_file(target);
             }
             Error::io("syncing the directory", &self.path)(source)
-        })
+        })?;
+        failpoint!("snap-after-sync");
+        Ok(())
     }
 
     fn note_recorded(&self, recorded: (u64, u64)) {
@@ -228,6 +232,7 @@ impl Directory {
         let mut any = false;
         for name in names {
             let path = self.path.join(name);
+            failpoint!("snap-before-remove");
             match self.disk.remove_file(&path) {
                 // Somebody else removed it: so be it.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -235,7 +240,11 @@ impl Directory {
             }
             any = true;
         }
-        if any { self.sync() } else { Ok(()) }
+        if any {
+            failpoint!("snap-after-remove");
+            self.sync()?;
+        }
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crc32fast::Hasher;
-use kvd_vfs::{File, OpenMode};
+use kvd_vfs::{File, OpenMode, failpoint};
 use raft::eraftpb::SnapshotMetadata;
 
 use crate::error::Error;
@@ -36,6 +36,7 @@ pub(crate) struct TempFile {
 impl TempFile {
     pub(crate) fn create(dir: Arc<Directory>, term: u64, index: u64) -> Result<Self, Error> {
         let temp = dir.next_temp(term, index);
+        failpoint!("snap-before-create");
         let file = dir
             .disk
             .open(&temp, OpenMode::CreateNew)
@@ -68,6 +69,7 @@ impl TempFile {
     /// neither name is left, as far as the disk still obeys.
     pub(crate) fn publish(mut self) -> Result<u64, Error> {
         if let Some(mut file) = self.file.take() {
+            failpoint!("snap-before-sync");
             file.sync_data().map_err(Error::io("syncing", &self.temp))?;
         }
         self.dir.publish(&self.temp, &self.target)?;

@@ -12,6 +12,7 @@
 //! [`RealDisk`] is the operating system's; [`MemDisk`] obeys exactly the rules above, in memory, from a seed.
 
 mod aligned;
+pub mod failpoint;
 mod mem;
 mod real;
 

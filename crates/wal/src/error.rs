@@ -215,6 +215,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether this is want of room on the disk, or of the user's share of it.
+    pub fn is_no_space(&self) -> bool {
+        let Error::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 fn describe_durable(offset: Option<u64>) -> String {
     match offset {
         Some(offset) => format!(", although everything below offset {offset} was durable"),

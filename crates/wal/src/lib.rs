@@ -6,6 +6,8 @@
 //!   saved.
 //! - One save is one durable write. The first write or sync that fails stops the log: every later call returns
 //!   [`Error::Stopped`], and nothing is tried again.
+//! - A disk without room for the next segment is no failure of a write: a log that prepares ahead says so ([`Room`]),
+//!   waits, and goes on when there is room again.
 //! - A torn last write is cut and reported ([`TornTail`]); damage to anything that is known to have been durable is
 //!   [`Error::Corrupt`], and never cut. [`damage`] holds the decision table and the disk that it assumes.
 //!
@@ -54,6 +56,7 @@ mod reader;
 mod record;
 mod recover;
 mod repair;
+mod room;
 pub mod scan;
 mod storage;
 mod survey;
@@ -67,6 +70,7 @@ pub use log_reader::{LogReader, ReadBack};
 pub use record::SnapshotRecord;
 pub use recover::{Replay, Report, recorded_snapshots, verify};
 pub use repair::TornTail;
+pub use room::Room;
 pub use storage::LogStorage;
 pub use survey::{SegmentSurvey, SnapshotSurvey, Survey, survey};
 pub use wal::{Options, Save, Wal};

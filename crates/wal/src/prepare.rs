@@ -6,6 +6,8 @@
 //! A released segment is recycled: it gets a temporary name, and is filled with zeros when the next one is made. Its
 //! blocks are allocated already, so that a log which is released as fast as it grows changes nothing in the file system
 //! but names.
+//!
+//! Want of room is waited for, with `prepare_ahead`: see `room.rs`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,9 +15,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use kvd_vfs::{Disk, File, OpenMode};
+use kvd_vfs::{Disk, File, OpenMode, failpoint};
 
 use crate::error::{Context, Result};
+use crate::room::{Room, Who};
 
 const CHUNK: usize = 1 << 20;
 
@@ -36,6 +39,7 @@ pub(crate) struct Preparer {
     dir: PathBuf,
     segment_bytes: u64,
     spares: Spares,
+    room: Room,
     ahead: Option<Ahead>,
 }
 
@@ -70,8 +74,14 @@ impl Preparer {
     pub(crate) fn new(disk: Disk, dir: PathBuf, segment_bytes: u64, ahead: bool) -> Result<Preparer> {
         let spares = Spares::default();
         let maker = Maker { disk: disk.clone(), dir: dir.clone(), spares: spares.clone() };
-        let ahead = if ahead { Some(Ahead::start(maker, segment_bytes)?) } else { None };
-        Ok(Preparer { disk, dir, segment_bytes, spares, ahead })
+        let room = Room::default();
+        let ahead = if ahead { Some(Ahead::start(maker, segment_bytes, room.clone())?) } else { None };
+        Ok(Preparer { disk, dir, segment_bytes, spares, room, ahead })
+    }
+
+    /// Whether there is room for the next segment.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Takes a segment away that nobody needs, durably: to be recycled, or for good.
@@ -81,8 +91,11 @@ impl Preparer {
             return self.disk.sync_dir(&self.dir).context("sync", &self.dir);
         }
         let spare = self.dir.join(format!("released-{seq:016x}.tmp"));
+        failpoint!("wal-release-before-rename");
         self.disk.rename(path, &spare).context("rename", path)?;
+        failpoint!("wal-release-after-rename");
         self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+        failpoint!("wal-release-after-sync");
         // Not earlier: after a crash it could have its old name again, and must not be full of zeros then.
         self.spares.put(spare);
         Ok(())
@@ -97,7 +110,12 @@ impl Preparer {
             return prepared;
         }
         let maker = Maker { disk: self.disk.clone(), dir: self.dir.clone(), spares: self.spares.clone() };
-        maker.make("prepared-now.tmp", len.max(self.segment_bytes), &AtomicBool::new(false))
+        let len = len.max(self.segment_bytes);
+        let running = AtomicBool::new(false);
+        if self.ahead.is_none() {
+            return maker.make("prepared-now.tmp", len, &running);
+        }
+        maker.make_when_there_is_room("prepared-now.tmp", len, &running, &self.room, Who::Now)
     }
 }
 
@@ -121,10 +139,38 @@ impl Maker {
         }
         Ok(Prepared { path, len })
     }
+
+    /// Tries again for as long as there is no room, unless told to stop or to give up; then it is the error.
+    fn make_when_there_is_room(
+        &self,
+        name: &str,
+        len: u64,
+        stop: &AtomicBool,
+        room: &Room,
+        who: Who,
+    ) -> Result<Prepared> {
+        loop {
+            let made = self.make(name, len, stop);
+            let Err(error) = &made else {
+                room.set(who, false);
+                return made;
+            };
+            if !error.is_no_space() {
+                return made;
+            }
+            // What it got is of use to others meanwhile. It was never a part of the log, so nothing is lost, not even
+            // if it cannot be removed: then the next attempt makes it empty.
+            let _ = self.disk.remove_file(&self.dir.join(name));
+            room.set(who, true);
+            if !room.wait() || stop.load(Ordering::Relaxed) {
+                return made;
+            }
+        }
+    }
 }
 
 impl Ahead {
-    fn start(maker: Maker, segment_bytes: u64) -> Result<Ahead> {
+    fn start(maker: Maker, segment_bytes: u64, room: Room) -> Result<Ahead> {
         let stop = Arc::new(AtomicBool::new(false));
         // No room: the thread holds the one segment that is ready until it is taken.
         let (sender, ready) = sync_channel(0);
@@ -132,7 +178,7 @@ impl Ahead {
         let path = maker.dir.clone();
         let thread = std::thread::Builder::new()
             .name("wal-prepare".to_owned())
-            .spawn(move || run(&maker, segment_bytes, &sender, &stopped))
+            .spawn(move || run(&maker, segment_bytes, &sender, &stopped, &room))
             .context("start the preparing thread of", &path)?;
         Ok(Ahead { ready: Some(ready), stop, thread: Some(thread) })
     }
@@ -140,6 +186,10 @@ impl Ahead {
 
 impl Drop for Preparer {
     fn drop(&mut self) {
+        if let Some(ahead) = &self.ahead {
+            ahead.stop.store(true, Ordering::Relaxed);
+        }
+        self.room.give_up();
         self.ahead = None;
         while let Some(spare) = self.spares.take() {
             // Opening the log removes what cannot be removed now.
@@ -159,10 +209,10 @@ impl Drop for Ahead {
     }
 }
 
-fn run(maker: &Maker, len: u64, sender: &SyncSender<Result<Prepared>>, stop: &AtomicBool) {
+fn run(maker: &Maker, len: u64, sender: &SyncSender<Result<Prepared>>, stop: &AtomicBool, room: &Room) {
     // Two names in turn: the one that was taken may not have been renamed yet.
     for name in ["prepared-0.tmp", "prepared-1.tmp"].iter().cycle() {
-        let made = maker.make(name, len, stop);
+        let made = maker.make_when_there_is_room(name, len, stop, room, Who::Ahead);
         if stop.load(Ordering::Relaxed) || sender.send(made).is_err() {
             // Opening the log removes what cannot be removed now.
             let _ = maker.disk.remove_file(&maker.dir.join(name));
@@ -189,7 +239,10 @@ fn overwrite(mut file: Box<dyn File>, path: &Path, len: u64, stop: &AtomicBool) 
         file.write_all_at(&zeros[..n as usize], at).context("fill with zeros", path)?;
         at += n;
     }
-    file.sync_data().context("sync", path)
+    failpoint!("wal-prepare-before-sync");
+    file.sync_data().context("sync", path)?;
+    failpoint!("wal-prepare-after-sync");
+    Ok(())
 }
 
 #[cfg(test)]
@@ -262,12 +315,71 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_reported_when_the_segment_is_taken() {
-        for ahead in [false, true] {
-            let disk = MemDisk::new();
-            disk.set_capacity(Some(4095));
-            let error = preparer(&disk, ahead).take(10).unwrap_err();
-            assert!(error.to_string().contains("fill with zeros d/prepared"), "{error}");
+    fn a_full_disk_is_reported_when_the_segment_is_taken_on_the_callers_thread() {
+        let disk = MemDisk::new();
+        disk.set_capacity(Some(4095));
+        let error = preparer(&disk, false).take(10).unwrap_err();
+        assert!(error.to_string().contains("fill with zeros d/prepared"), "{error}");
+    }
+
+    /// A preparer on a disk with room for one segment, which was taken; it has said that it lacks room.
+    fn without_room() -> (MemDisk, Preparer, Receiver<bool>) {
+        let disk = MemDisk::new();
+        disk.set_capacity(Some(4096));
+        let mut preparer = preparer(&disk, true);
+        let (sender, said) = std::sync::mpsc::channel();
+        preparer.room().watch(move |full| sender.send(full).unwrap());
+        disk.rename(&preparer.take(1).unwrap().path, Path::new("d/used")).unwrap();
+        assert!(said.recv().unwrap());
+        (disk, preparer, said)
+    }
+
+    #[test]
+    fn a_segment_is_prepared_as_soon_as_there_is_room() {
+        for want in [10, 5000] {
+            let (disk, mut preparer, said) = without_room();
+            let taking = std::thread::spawn(move || {
+                let len = preparer.take(want).unwrap().len;
+                (preparer, len)
+            });
+            disk.set_capacity(None);
+            let (preparer, len) = taking.join().unwrap();
+            assert_eq!(len, want.max(4096));
+            assert!(!said.recv().unwrap(), "it says that it has room");
+            assert!(!preparer.room().is_full());
         }
+    }
+
+    #[test]
+    fn what_an_attempt_got_is_given_back() {
+        let (disk, mut preparer, _said) = without_room();
+        preparer.room().give_up();
+        preparer.take(10).unwrap_err();
+        drop(preparer);
+        assert_eq!(disk.list(Path::new("d")).unwrap(), ["used"]);
+    }
+
+    #[test]
+    fn giving_up_ends_the_wait_with_the_error() {
+        for want in [10, 5000] {
+            let (_disk, mut preparer, _said) = without_room();
+            let room = preparer.room().clone();
+            let taking = std::thread::spawn(move || preparer.take(want).unwrap_err());
+            room.give_up();
+            assert!(taking.join().unwrap().is_no_space());
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_otherwise_is_not_waited_for() {
+        let disk = MemDisk::new();
+        let mut preparer = preparer(&disk, true);
+        drop(preparer.take(1));
+        drop(preparer.take(1));
+        disk.fail_nth(Op::Write, 1, MemDisk::EIO);
+        while let Ok(prepared) = preparer.take(10) {
+            disk.remove_file(&prepared.path).unwrap();
+        }
+        assert!(!preparer.room().is_full());
     }
 }

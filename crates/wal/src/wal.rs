@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use kvd_raftpb::codec;
-use kvd_vfs::{AlignedBuf, Disk, File, Lock, OpenMode, SECTOR};
+use kvd_vfs::{AlignedBuf, Disk, File, Lock, OpenMode, SECTOR, failpoint};
 use raft::eraftpb::{Entry, HardState};
 
 use crate::encoder::Batch;
@@ -22,6 +22,7 @@ use crate::prepare::{self, Preparer};
 use crate::record::{self, SnapshotRecord};
 use crate::recover::{self, Replay};
 use crate::repair;
+use crate::room::Room;
 use crate::scan::{Scan, Tail};
 
 /// How a log is kept.
@@ -154,11 +155,15 @@ impl Wal {
         let mut file = disk.open(&path, OpenMode::Log).context("open", &path)?;
         let offset = batch.sealed_len();
         let (bytes, chain) = batch.seal(segment.seq, 0, 0, 0);
+        failpoint!("wal-create-before-write");
         file.write_durable_at(bytes, 0).context("write", &path)?;
         batch.clear();
         disk.sync_dir(temporary).context("sync", temporary)?;
+        failpoint!("wal-create-before-rename");
         disk.rename(temporary, dir).context("rename", temporary)?;
+        failpoint!("wal-create-after-rename");
         sync_parent(disk, dir)?;
+        failpoint!("wal-create-after-sync");
 
         let preparer = Preparer::new(disk.clone(), dir.to_owned(), segment_bytes, options.prepare_ahead)?;
         let mut index = Index::default();
@@ -338,6 +343,12 @@ impl Wal {
         LogReader::new(self.disk.clone(), self.dir.clone(), self.index.clone())
     }
 
+    /// Whether the disk has room for the next segment. With [`Options::prepare_ahead`], a save that needs a segment for
+    /// which there is none waits until there is, or [`Room::give_up`] is called; without, it fails.
+    pub fn room(&self) -> Room {
+        self.preparer.room().clone()
+    }
+
     /// Bytes appended since the log was opened.
     pub fn log_bytes(&self) -> u64 {
         self.appended
@@ -424,7 +435,9 @@ impl Wal {
         let Segment { path, seq, file, offset, .. } = &mut self.tail;
         // One write is under way at a time, so everything before this one is durable.
         let (bytes, chain) = self.batch.seal(*seq, *offset, *offset, self.chain);
+        failpoint!("wal-before-append");
         file.write_durable_at(bytes, *offset).context("append to", path)?;
+        failpoint!("wal-after-append");
         *offset += len;
         self.chain = chain;
         self.appended += len;
@@ -448,9 +461,13 @@ impl Wal {
 
         let mut file = self.disk.open(&prepared.path, OpenMode::Log).context("open", &prepared.path)?;
         let (bytes, chain) = head.seal(name.seq, 0, 0, self.chain);
+        failpoint!("wal-cut-before-head");
         file.write_durable_at(bytes, 0).context("write", &prepared.path)?;
+        failpoint!("wal-cut-before-rename");
         self.disk.rename(&prepared.path, &path).context("rename", &prepared.path)?;
+        failpoint!("wal-cut-after-rename");
         self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+        failpoint!("wal-cut-after-sync");
 
         self.segments.push_back(name);
         lock_index(&self.index).segment(name, head_len);
@@ -481,7 +498,9 @@ fn reopen(disk: &Disk, dir: &Path, tail: &Tail) -> Result<Segment> {
     let mut last = AlignedBuf::new();
     last.resize((tail.end - tail.last_batch) as usize);
     file.read_exact_at(last.as_mut_slice(), tail.last_batch).context("read", &path)?;
+    failpoint!("wal-open-before-rewrite");
     file.write_durable_at(last.as_slice(), tail.last_batch).context("write", &path)?;
+    failpoint!("wal-open-after-rewrite");
     file.sync_data().context("sync", &path)?;
     disk.sync_dir(dir).context("sync", dir)?;
     sync_parent(disk, dir)?;

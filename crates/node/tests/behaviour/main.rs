@@ -9,6 +9,7 @@
 mod backlog;
 mod cluster;
 mod common;
+mod full_disk;
 mod golden;
 mod limits;
 mod membership;

@@ -183,7 +183,7 @@ fn a_snapshot_that_cannot_be_written_ends_the_member() {
     let mut world = eager(1);
     world.hold(1, Held { saves: true, ..Held::default() });
     put_many(&mut world, 1, 20);
-    world.member(1).disk.fail_nth(kvd_vfs::Op::Write, 1, MemDisk::ENOSPC);
+    world.member(1).disk.fail_nth(kvd_vfs::Op::Write, 1, MemDisk::EIO);
     world.hold(1, Held::default());
     world.settle();
     assert!(matches!(world.members[&1].ended, Some(Err(Fatal::Snap(_)))));

@@ -170,6 +170,51 @@ fn no_space_at_create_leaves_nothing() {
 }
 
 #[test]
+fn no_space_for_the_next_segment_is_waited_for_by_a_log_that_prepares_ahead() {
+    let disk = MemDisk::new();
+    // The first segment, and the one that is prepared next.
+    disk.set_capacity(Some(8192));
+    let ahead = kvd_wal::Options { prepare_ahead: true, ..options(4096) };
+    let mut wal = Wal::create(disk.disk(), dir(), METADATA, None, ahead).unwrap();
+    let (sender, said) = std::sync::mpsc::channel();
+    let room = wal.room();
+    room.watch(move |full| sender.send(full).unwrap());
+    wal.save(&[entry(1, 1, 3000)], None, true).unwrap();
+    wal.save(&[entry(2, 1, 2000)], None, true).unwrap();
+    assert!(said.recv().unwrap(), "the next one lacks room");
+    // What fits into the rest of the segment is saved all the same.
+    wal.save(&[], Some(&hard_state(2, 1, 2)), true).unwrap();
+    let waiting = std::thread::spawn(move || {
+        wal.save(&[entry(3, 2, 3000)], None, true).unwrap();
+        wal
+    });
+    disk.set_capacity(None);
+    waiting.join().unwrap().close().unwrap();
+    assert!(!said.recv().unwrap());
+    let (_, replay) = open(&disk);
+    assert_eq!(replay.entries, [entry(1, 1, 3000), entry(2, 1, 2000), entry(3, 2, 3000)]);
+    assert_eq!(replay.hard_state, hard_state(2, 1, 2));
+}
+
+#[test]
+fn a_save_that_waits_for_room_fails_when_the_log_gives_up_and_loses_nothing() {
+    let disk = MemDisk::new();
+    disk.set_capacity(Some(4096));
+    let ahead = kvd_wal::Options { prepare_ahead: true, ..options(4096) };
+    let mut wal = Wal::create(disk.disk(), dir(), METADATA, None, ahead).unwrap();
+    wal.save(&[entry(1, 1, 3000)], None, true).unwrap();
+    let room = wal.room();
+    let waiting = std::thread::spawn(move || {
+        let error = wal.save(&[entry(2, 1, 3000)], None, true).unwrap_err();
+        assert!(error.is_no_space(), "{error}");
+        assert_stopped(wal, "fill with zeros");
+    });
+    room.give_up();
+    waiting.join().unwrap();
+    assert_eq!(open(&disk).1.entries, [entry(1, 1, 3000)]);
+}
+
+#[test]
 fn no_space_for_the_next_segment_stops_the_log() {
     let disk = MemDisk::new();
     disk.set_capacity(Some(8191));

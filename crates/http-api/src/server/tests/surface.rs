@@ -85,6 +85,7 @@ async fn a_failure_of_the_store_has_its_status_and_its_words() {
     let server = open(&door, Options::default()).await;
     for (error, status, retry) in [
         (Error::Overloaded, 429, true),
+        (Error::NoSpace, 507, true),
         (Error::NoLeader, 503, true),
         (Error::Stopped, 503, true),
         (Error::Removed, 503, true),

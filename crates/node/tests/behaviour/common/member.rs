@@ -237,6 +237,7 @@ impl Member {
             let saved = snapshotter.save(&metadata, &mut |out| state.take().expect("once").write(out));
             inbox.done(match saved {
                 Ok(bytes) => Done::SnapshotSaved { metadata: Box::new(metadata), bytes },
+                Err(error) if error.is_no_space() => Done::SnapshotNotSaved,
                 Err(error) => Done::Failed(error.into()),
             });
         } else if !held.loads && !effects.loads.is_empty() {
