@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `GET /raft/stream/{msgapp,message}/{from}` | 200 and an endless body of frames for member `from` |
 //! | `POST /raft/snapshot` | 204 once the snapshot is durable and its message delivered |
+//! | `POST /raft/call` | 200 and the handler's answer to the request in the body |
 //! | `GET /raft/members` | 200 and the member list (prost `kvd.node.Membership`), for a joiner |
 //! | `GET /raft/probing` | 200 and nothing |
 //!
 //! Refusals: 404 no such path, or the sender is not a member; 405 wrong method; 400 headers or message that make no
-//! sense; 412 other cluster, version or recipient; 410 the sender was removed; 411 a snapshot of unknown length;
-//! 413 a frame beyond the limit; 500 the snapshot could not be stored; 503 not now. The body says why.
+//! sense; 408 a body that stalls; 409 the handler did nothing; 410 the sender was removed; 411 a body of unknown length;
+//! 412 other cluster, version or recipient; 413 a frame or a request beyond the limit; 500 the snapshot could not be
+//! stored, or nobody knows what became of the call; 503 not now; 504 the call's time is over. The body says why.
 
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use prost::Message as _;
 
+use crate::call;
 use crate::identity::{self, Refusal};
 use crate::outbox::Class;
 use crate::server::Link;
@@ -30,6 +33,8 @@ use crate::stream::{OutStream, ResponseBody};
 pub(crate) const STREAM: &str = "/raft/stream/";
 /// The path that takes snapshots.
 pub(crate) const SNAPSHOT: &str = "/raft/snapshot";
+/// The path that takes calls.
+pub(crate) const CALL: &str = "/raft/call";
 /// The path that answers with the member list.
 pub(crate) const MEMBERS: &str = "/raft/members";
 /// The path that answers.
@@ -38,6 +43,7 @@ pub(crate) const PROBING: &str = "/raft/probing";
 enum Route {
     Stream(Class, u64),
     Snapshot,
+    Call,
     Members,
     Probing,
 }
@@ -46,6 +52,7 @@ impl Route {
     fn of(path: &str) -> Option<Route> {
         match path {
             SNAPSHOT => Some(Route::Snapshot),
+            CALL => Some(Route::Call),
             MEMBERS => Some(Route::Members),
             PROBING => Some(Route::Probing),
             _ => {
@@ -58,7 +65,7 @@ impl Route {
 
     fn method(&self) -> Method {
         match self {
-            Route::Snapshot => Method::POST,
+            Route::Snapshot | Route::Call => Method::POST,
             Route::Stream(..) | Route::Members | Route::Probing => Method::GET,
         }
     }
@@ -107,6 +114,10 @@ async fn route(
         Route::Probing => Ok(whole(StatusCode::OK, Bytes::new(), "text/plain")),
         Route::Members => members(shared, &request).map_err(plain),
         Route::Stream(class, id) => stream(shared, link, &request, class, id).map_err(plain),
+        Route::Call => {
+            let answer = call::answer(shared, request).await.map_err(plain)?;
+            Ok(whole(StatusCode::OK, answer, "application/octet-stream"))
+        }
         Route::Snapshot => {
             snapshot_receiver::receive(shared, request).await.map_err(plain)?;
             let mut response = Response::new(ResponseBody::Whole(None));

@@ -7,6 +7,7 @@
 //! | `Kvd-Cluster` | the sender's cluster id, 16 hex digits |
 //! | `Kvd-Version` | the newest protocol version that the sender speaks |
 //! | `Kvd-Min-Version` | the oldest protocol version that the sender speaks |
+//! | `Kvd-Limit-Ms` | calls only: for how long the caller will wait, in milliseconds, decimal |
 //!
 //! Two members understand each other if each one's newest version is at least the other's oldest. The order of checks
 //! is fixed: well-formed, version, cluster, recipient, removed, known. So a member of another cluster never learns who
@@ -23,6 +24,7 @@ pub(crate) const MIN_VERSION: u64 = 1;
 pub(crate) const FROM: HeaderName = HeaderName::from_static("kvd-from");
 pub(crate) const TO: HeaderName = HeaderName::from_static("kvd-to");
 pub(crate) const CLUSTER: HeaderName = HeaderName::from_static("kvd-cluster");
+pub(crate) const LIMIT: HeaderName = HeaderName::from_static("kvd-limit-ms");
 const NEWEST: HeaderName = HeaderName::from_static("kvd-version");
 const OLDEST: HeaderName = HeaderName::from_static("kvd-min-version");
 
@@ -98,7 +100,7 @@ pub(crate) fn path(path: String) -> Uri {
     Uri::try_from(path).unwrap_or_default()
 }
 
-fn number(headers: &HeaderMap, name: &HeaderName, radix: u32) -> Result<u64, Refusal> {
+pub(crate) fn number(headers: &HeaderMap, name: &HeaderName, radix: u32) -> Result<u64, Refusal> {
     let bad = |what| Refusal::new(StatusCode::BAD_REQUEST, format!("header {name} {what}"));
     let value = headers.get(name).ok_or_else(|| bad("is missing"))?;
     value

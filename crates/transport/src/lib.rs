@@ -17,6 +17,7 @@
 //!   outbox  <- GET /raft/stream/msgapp/2 --------------  reader
 //!
 //!   snapshot -- POST /raft/snapshot, as long as it takes, on a connection of its own -->  sink
+//!   call     -- POST /raft/call, one request and its answer, on a connection of its own -->  handler
 //!   joiner   -- GET /raft/members ----------------------------------------------------->  any member
 //! ```
 //!
@@ -32,6 +33,8 @@
 //! - All that is queued for a peer and class goes out in one write, up to [`Config::write_bytes`].
 //! - The fate of every `MsgSnapshot` is reported exactly once. One snapshot at a time is sent to a peer, and one at a
 //!   time is received.
+//! - A call is sent at most once. It ends with the answer, or with an error that tells "nothing was done" from "unknown",
+//!   within the time that the caller set; the peer gives up then, too.
 //! - A message is delivered only if it is from the member that its stream belongs to and for this member. What else raft
 //!   asks of a message is validated by the handler.
 //! - A removed member is answered with 410, and a member that hears it tells its handler once and stops dialling that
@@ -69,9 +72,10 @@
 //!
 //! The frames are drawn in `codec`, the headers in `identity`, the paths and refusals in `handler`.
 //!
-//! Left out so far: pipelined posts as a fallback without a stream, calls with an answer, probing with round-trip times,
+//! Left out so far: pipelined posts as a fallback without a stream, probing with round-trip times,
 //! rate limits, TLS.
 
+mod call;
 mod codec;
 mod config;
 mod dial;
@@ -93,7 +97,7 @@ mod transport;
 pub use config::Config;
 pub use error::Error;
 pub use kvd_raftpb::peer_url::{PeerUrl, PeerUrlError, parse_peer_url};
-pub use kvd_raftpb::peers::{PeerHandler, Peers, SnapshotSink, SnapshotStore};
+pub use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler, Peers, SnapshotSink, SnapshotStore};
 pub use members::fetch_membership;
 pub use metrics::Metrics;
 pub use transport::Transport;

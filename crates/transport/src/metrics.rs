@@ -1,5 +1,6 @@
 //! What the transport counts. Names are etcd's where etcd has one; peers are labelled by their decimal id.
 
+use kvd_raftpb::peers::CallError;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -22,6 +23,8 @@ pub struct Metrics {
     snapshots_sent: Family<Two, Counter>,
     snapshots_received: Family<Two, Counter>,
     dial_failures: Family<One, Counter>,
+    calls: Family<Two, Counter>,
+    calls_answered: Family<Two, Counter>,
     pub(crate) connections: Gauge,
     pub(crate) connections_refused: Counter,
     /// Messages for somebody who is not a member. They get no label: ids from outside must not grow the page.
@@ -75,6 +78,27 @@ impl FrameFault {
     ];
 }
 
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ok,
+    NotDone,
+    Unknown,
+}
+
+impl Outcome {
+    const ALL: [(Outcome, &'static str); 3] =
+        [(Outcome::Ok, "ok"), (Outcome::NotDone, "not_done"), (Outcome::Unknown, "unknown")];
+
+    pub(crate) fn of<T>(result: &Result<T, CallError>) -> Outcome {
+        match result {
+            Ok(_) => Outcome::Ok,
+            Err(CallError::NotDone { .. }) => Outcome::NotDone,
+            Err(CallError::Unknown { .. }) => Outcome::Unknown,
+        }
+    }
+}
+
 /// The numbers of one peer, looked up once: the hot path only adds.
 #[derive(Debug)]
 pub(crate) struct PeerMetrics {
@@ -88,6 +112,8 @@ pub(crate) struct PeerMetrics {
     refused: [Counter; FrameFault::ALL.len()],
     snapshots_sent: [Counter; 2],
     snapshots_received: [Counter; 2],
+    calls: [Counter; Outcome::ALL.len()],
+    calls_answered: [Counter; Outcome::ALL.len()],
 }
 
 impl PeerMetrics {
@@ -103,6 +129,14 @@ impl PeerMetrics {
 
     pub(crate) fn snapshot_sent(&self, ok: bool) {
         self.snapshots_sent[usize::from(ok)].inc();
+    }
+
+    pub(crate) fn called(&self, outcome: Outcome) {
+        self.calls[outcome as usize].inc();
+    }
+
+    pub(crate) fn answered(&self, outcome: Outcome) {
+        self.calls_answered[outcome as usize].inc();
     }
 
     pub(crate) fn snapshot_received(&self, ok: bool) {
@@ -156,6 +190,8 @@ impl Metrics {
         );
         own.register("snapshots_sent", "Snapshots sent, by outcome", self.snapshots_sent.clone());
         own.register("snapshots_received", "Snapshots received, by outcome", self.snapshots_received.clone());
+        own.register("calls", "Calls to a peer, by outcome", self.calls.clone());
+        own.register("calls_answered", "Calls of a peer, by outcome", self.calls_answered.clone());
         own.register("dial_failures", "Dials that brought no stream", self.dial_failures.clone());
         own.register(
             "unknown_recipients",
@@ -187,6 +223,9 @@ impl Metrics {
             refused: FrameFault::ALL
                 .map(|(_, name)| self.refused_frames.get_or_create_owned(&two("From", "Reason", name))),
             snapshots_sent: outcomes.clone().map(|labels| self.snapshots_sent.get_or_create_owned(&labels)),
+            calls: Outcome::ALL.map(|(_, name)| self.calls.get_or_create_owned(&two("To", "Outcome", name))),
+            calls_answered: Outcome::ALL
+                .map(|(_, name)| self.calls_answered.get_or_create_owned(&two("From", "Outcome", name))),
             snapshots_received: outcomes.map(|labels| self.snapshots_received.get_or_create_owned(&labels)),
         }
     }
@@ -207,6 +246,10 @@ impl Metrics {
         }
         for (_, name) in FrameFault::ALL {
             self.refused_frames.remove(&two("From", "Reason", name));
+        }
+        for (_, name) in Outcome::ALL {
+            self.calls.remove(&two("To", "Outcome", name));
+            self.calls_answered.remove(&two("From", "Outcome", name));
         }
         for outcome in OUTCOMES {
             self.snapshots_sent.remove(&two("Peer", "Outcome", outcome));

@@ -39,6 +39,10 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Semaphore>,
     /// The one permit to receive a snapshot: two at once would only delay each other.
     pub(crate) receiving: Arc<Semaphore>,
+    /// One permit for each call to others that may be under way.
+    pub(crate) calling: Arc<Semaphore>,
+    /// One permit for each call of others that may be under way.
+    pub(crate) answering: Arc<Semaphore>,
     runtime: Handle,
     directory: RwLock<Directory>,
     told_removed: AtomicBool,
@@ -60,6 +64,8 @@ impl Shared {
         Shared {
             connections: Arc::new(Semaphore::new(config.max_connections)),
             receiving: Arc::new(Semaphore::new(1)),
+            calling: Arc::new(Semaphore::new(config.max_calls)),
+            answering: Arc::new(Semaphore::new(config.max_calls)),
             config,
             handler,
             snapshots,

@@ -1,10 +1,12 @@
 //! The handle: starts, updates, sends, stops.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use kvd_raftpb::node::{Member, Membership};
 use kvd_raftpb::peer_url::{PeerUrl, parse_peer_url};
-use kvd_raftpb::peers::{PeerHandler, Peers, SnapshotStore};
+use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler, Peers, SnapshotStore};
 use raft::eraftpb::Message;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -15,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Class;
 use crate::peer::Peer;
 use crate::shared::Shared;
-use crate::{reader, server, snapshot_sender};
+use crate::{call, reader, server, snapshot_sender};
 
 /// A running transport. Clones are handles to the same one.
 ///
@@ -173,6 +175,10 @@ impl Peers for Transport {
                 shared.spawn(reader::run(shared.clone(), peer.clone(), class));
             }
         }
+    }
+
+    fn call(&self, to: u64, request: Bytes, limit: Duration) -> BoxFuture<Result<Bytes, CallError>> {
+        call::start(&self.shared, to, request, limit)
     }
 }
 
