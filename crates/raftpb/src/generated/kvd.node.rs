@@ -121,11 +121,8 @@ pub struct LeaderRequest {
     /// Without changes: who is to lead, 0 for whoever has the longest log.
     #[prost(uint64, tag = "4")]
     pub transfer_to: u64,
-    /// How long the answer is waited for.
-    #[prost(uint64, tag = "5")]
-    pub timeout_ms: u64,
 }
-/// The leader's answer to a LeaderRequest.
+/// The leader's answer to a LeaderRequest. Whatever is no answer (it does not lead, it is not known) is an error of the call.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaderAnswer {
     #[prost(enumeration = "AnswerKind", tag = "1")]
@@ -138,6 +135,11 @@ pub struct LeaderAnswer {
     pub urls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "5")]
     pub words: ::prost::alloc::string::String,
+    /// Of ANSWER_KIND_LOSES_QUORUM: who would vote, and who of them the leader hears.
+    #[prost(uint64, repeated, tag = "6")]
+    pub voters: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "7")]
+    pub active: ::prost::alloc::vec::Vec<u64>,
 }
 /// The results of one member's requests that may still be asked for again.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -212,21 +214,16 @@ pub enum AnswerKind {
     AlreadySo = 2,
     /// Member `id` leads now.
     Leads = 3,
-    /// Nothing was done: whoever was asked does not lead, or stops. Ask again.
-    NotNow = 4,
-    Overloaded = 5,
-    /// It was proposed, and may or may not have been done.
-    Unknown = 6,
     /// Refused; the kinds from here on say why.
-    Removed = 7,
-    NoMember = 8,
-    Conflict = 9,
-    LastVoter = 10,
-    Invalid = 11,
-    LosesQuorum = 12,
-    NotCaughtUp = 13,
-    NotTakenOver = 14,
-    Joint = 15,
+    Removed = 4,
+    NoMember = 5,
+    Conflict = 6,
+    LastVoter = 7,
+    Invalid = 8,
+    LosesQuorum = 9,
+    NotCaughtUp = 10,
+    NotTakenOver = 11,
+    Joint = 12,
 }
 impl AnswerKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -239,9 +236,6 @@ impl AnswerKind {
             Self::Applied => "ANSWER_KIND_APPLIED",
             Self::AlreadySo => "ANSWER_KIND_ALREADY_SO",
             Self::Leads => "ANSWER_KIND_LEADS",
-            Self::NotNow => "ANSWER_KIND_NOT_NOW",
-            Self::Overloaded => "ANSWER_KIND_OVERLOADED",
-            Self::Unknown => "ANSWER_KIND_UNKNOWN",
             Self::Removed => "ANSWER_KIND_REMOVED",
             Self::NoMember => "ANSWER_KIND_NO_MEMBER",
             Self::Conflict => "ANSWER_KIND_CONFLICT",
@@ -260,9 +254,6 @@ impl AnswerKind {
             "ANSWER_KIND_APPLIED" => Some(Self::Applied),
             "ANSWER_KIND_ALREADY_SO" => Some(Self::AlreadySo),
             "ANSWER_KIND_LEADS" => Some(Self::Leads),
-            "ANSWER_KIND_NOT_NOW" => Some(Self::NotNow),
-            "ANSWER_KIND_OVERLOADED" => Some(Self::Overloaded),
-            "ANSWER_KIND_UNKNOWN" => Some(Self::Unknown),
             "ANSWER_KIND_REMOVED" => Some(Self::Removed),
             "ANSWER_KIND_NO_MEMBER" => Some(Self::NoMember),
             "ANSWER_KIND_CONFLICT" => Some(Self::Conflict),
