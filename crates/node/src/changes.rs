@@ -70,8 +70,8 @@ pub struct Ask {
 enum Stage {
     /// For a leader, or for its turn at this one.
     Waiting,
-    /// The leader, by the call of this number.
-    Asked(u64),
+    /// This leader, by the call of this number.
+    Asked { number: u64, leader: u64 },
     /// In this leader's log at this index, if that is not overwritten.
     Proposed(u64),
     /// The joint configuration is entered and not left.
@@ -311,7 +311,7 @@ impl Changes {
         for pending in &mut self.pending {
             if matches!(pending.stage, Stage::Waiting) && now >= pending.retry_at && now < pending.deadline {
                 number += 1;
-                pending.stage = Stage::Asked(number);
+                pending.stage = Stage::Asked { number, leader: to };
                 let request = leader_call::encode_request(&pending.wish, pending.again);
                 questions.push(Ask { number, to, request, limit: pending.deadline - now });
             }
@@ -322,7 +322,7 @@ impl Changes {
 
     /// What came of a question. Answers to questions that were asked anew are ignored.
     pub(crate) fn answered(&mut self, number: u64, answer: Result<Bytes, CallError>, now: Duration) {
-        let asked = |pending: &Pending| matches!(pending.stage, Stage::Asked(asked) if asked == number);
+        let asked = |pending: &Pending| matches!(pending.stage, Stage::Asked { number: asked, .. } if asked == number);
         let Some(at) = self.pending.iter().position(asked) else { return };
         let pending = &mut self.pending[at];
         match answer.and_then(leader_call::decode_answer) {
@@ -349,10 +349,16 @@ impl Changes {
     /// A new leader is known.
     pub(crate) fn new_leader(&mut self, leader: u64) {
         for pending in &mut self.pending {
-            match pending.stage {
-                Stage::Waiting => pending.retry_at = Duration::ZERO,
+            match (&pending.stage, &pending.wish) {
+                (Stage::Waiting, _) => pending.retry_at = Duration::ZERO,
+                // It was to hand over, to anybody or to this one, and did.
+                (Stage::Asked { leader: last, .. }, Wish::Transfer(to))
+                    if to.map_or(*last != leader, |to| to == leader) =>
+                {
+                    pending.stage = Stage::Known(Answer::Leads(leader), 0);
+                }
                 // The one that was asked may be gone.
-                Stage::Asked(_) => pending.ask_again(),
+                (Stage::Asked { .. }, _) => pending.ask_again(),
                 _ => {}
             }
         }
@@ -404,7 +410,7 @@ impl Changes {
             let result = match &pending.stage {
                 // Done, though not seen here yet.
                 Stage::Known(answer, _) => Ok(answer.clone()),
-                Stage::Asked(_) => Err(maybe.clone()),
+                Stage::Asked { .. } => Err(maybe.clone()),
                 _ if pending.tried => Err(maybe.clone()),
                 _ => Err(never.clone()),
             };

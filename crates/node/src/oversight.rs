@@ -2,7 +2,8 @@
 //!
 //! # Who answers
 //! raft marks a peer as active when it hears of it, and takes every mark off once in an election time-out. Here a peer
-//! answers if it was marked within the last election time-out.
+//! answers if it was marked within the last half of one: time enough for the next heartbeat after the marks were taken
+//! off. So a peer that is gone is known to be after one and a half election time-outs at most.
 //!
 //! # Who has caught up
 //! By rounds (Raft thesis, 4.2.1): a round lasts until the learner has all that the leader had when the round began. A
@@ -26,7 +27,7 @@ pub struct Progress {
     pub id: u64,
     /// Index of the last entry that it is known to have.
     pub matched: u64,
-    /// Whether it has answered within an election time-out.
+    /// Whether it answers; one that is gone is known to be after one and a half election time-outs at most.
     pub active: bool,
     /// Of a learner: how it catches up.
     pub learner: Option<CatchUp>,
@@ -139,7 +140,7 @@ impl Oversight {
 }
 
 fn is_recent(seen: Option<u64>, now: u64, election_ticks: u64) -> bool {
-    seen.is_some_and(|seen| now - seen < election_ticks)
+    seen.is_some_and(|seen| now - seen <= election_ticks / 2)
 }
 
 impl Peer {
@@ -255,9 +256,10 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_answers_for_an_election_time_out_after_it_was_seen() {
+    fn a_peer_answers_for_half_an_election_time_out_after_it_was_marked() {
         assert!(!is_recent(None, 5, ELECTION));
-        assert!(is_recent(Some(1), ELECTION, ELECTION));
-        assert!(!is_recent(Some(1), ELECTION + 1, ELECTION));
+        assert!(is_recent(Some(1), 5, ELECTION));
+        assert!(is_recent(Some(1), 6, ELECTION));
+        assert!(!is_recent(Some(1), 7, ELECTION));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use kvd_node::StateMachine as _;
 use kvd_node::driver::Done;
 use kvd_node::{Applied, cluster_id, initial_members};
 use kvd_node::{
-    CatchUp, ChangeOutcome, Config, Error, Handle, MembershipChange, MembershipRequest, Role, Start, Status,
+    CatchUp, ChangeOutcome, Config, Error, Handle, Membership, MembershipChange, MembershipRequest, Role,
+    Start, Status,
 };
 use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler, SnapshotStore};
 use kvd_wal::Wal;
@@ -211,6 +213,12 @@ impl World {
         let asked = Asked::new(self.handle(at).change_membership(change, timeout));
         self.settle();
         asked
+    }
+
+    /// The member list as a member's transport was last told, or as it began.
+    pub(crate) fn list(&self, id: u64) -> Arc<Membership> {
+        let member = &self.members[&id];
+        member.told.clone().unwrap_or_else(|| member.handle.membership())
     }
 
     /// How a learner catches up, as its leader sees it.
