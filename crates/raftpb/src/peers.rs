@@ -49,7 +49,8 @@ impl CallError {
 /// Sends raft's messages to the other members, and asks them things.
 pub trait Peers: Send + Sync {
     /// Queues messages, each for its `to`. Order to one peer is kept for messages of the same class (appends,
-    /// everything else). Never blocks: what does not fit, or has no connection, is dropped and reported through
+    /// everything else), but for what may come late without harm: anything except appends and the answers to them. Never
+    /// blocks: what does not fit, or has no connection, is dropped and reported through
     /// [`PeerHandler::report_unreachable`]. For a `MsgSnapshot` the fate is always reported, exactly once, through
     /// [`PeerHandler::report_snapshot`]; its body comes from the [`SnapshotStore`] under the message's term and index.
     fn send(&self, messages: Vec<Message>);

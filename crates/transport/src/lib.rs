@@ -16,6 +16,7 @@
 //!   outbox  <- GET /raft/stream/message/2 -------------  reader
 //!   outbox  <- GET /raft/stream/msgapp/2 --------------  reader
 //!
+//!   posters  -- POST /raft, what is queued for a peer that has not dialled ------------>  handler
 //!   snapshot -- POST /raft/snapshot, as long as it takes, on a connection of its own -->  sink
 //!   call     -- POST /raft/call, one request and its answer, on a connection of its own -->  handler
 //!   joiner   -- GET /raft/members ----------------------------------------------------->  any member
@@ -27,10 +28,14 @@
 //! # Contract
 //!
 //! - Messages of one class to one peer arrive in the order of [`Peers::send`], with gaps: what does not fit the bounded
-//!   queue, or has no stream, is dropped and reported ([`PeerHandler::report_unreachable`], once for each burst).
+//!   queue is dropped and reported ([`PeerHandler::report_unreachable`], once for each burst).
+//! - What finds no stream is posted, up to four posts at a time. Appends and the answers to them keep their order on that
+//!   way too, and when the way changes; any other message may arrive late. If a post fails, what was queued is dropped
+//!   and reported.
 //! - Nothing is sent twice.
 //! - [`Peers::send`] never blocks, encodes nothing, and takes one short lock for each message.
-//! - All that is queued for a peer and class goes out in one write, up to [`Config::write_bytes`].
+//! - All that is queued for a peer and class goes out in one write, up to [`Config::write_bytes`]. Entries for several
+//!   peers are encoded once.
 //! - The fate of every `MsgSnapshot` is reported exactly once. One snapshot at a time is sent to a peer, and one at a
 //!   time is received.
 //! - A call is sent at most once. It ends with the answer, or with an error that tells "nothing was done" from "unknown",
@@ -70,22 +75,26 @@
 //! }
 //! ```
 //!
-//! The frames are drawn in `codec`, the headers in `identity`, the paths and refusals in `handler`.
+//! The frames are drawn in [`codec`], the headers in `identity`, the paths and refusals in `handler`.
 //!
-//! Left out so far: pipelined posts as a fallback without a stream, probing with round-trip times,
-//! rate limits, TLS.
+//! Left out so far: probing with round-trip times, rate limits, TLS.
 
 mod call;
-mod codec;
+pub mod codec;
 mod config;
 mod dial;
 mod error;
 mod handler;
 mod identity;
+mod inspect;
 mod members;
 mod metrics;
+mod order;
 mod outbox;
+mod outgoing;
 mod peer;
+mod pipeline;
+mod post_receiver;
 mod reader;
 mod server;
 mod shared;

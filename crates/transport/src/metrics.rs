@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::outbox::Class;
+
 type One = [(&'static str, String); 1];
 type Two = [(&'static str, String); 2];
 
@@ -17,6 +19,10 @@ pub struct Metrics {
     sent_failures: Family<One, Counter>,
     received_failures: Family<One, Counter>,
     active_peers: Family<Two, Gauge>,
+    messages_sent: Family<Two, Counter>,
+    messages_received: Family<Two, Counter>,
+    posts: Family<Two, Counter>,
+    streams: Family<Two, Gauge>,
     dropped: Family<Two, Counter>,
     refused_frames: Family<Two, Counter>,
     refused_requests: Family<One, Counter>,
@@ -36,8 +42,10 @@ pub struct Metrics {
 pub(crate) enum DropReason {
     /// The queue of its peer and class is full.
     QueueFull,
-    /// The peer has not dialled this class's stream, or lost it.
+    /// The peer has not dialled this class's stream, or lost it, and nothing can be posted at the moment.
     NoStream,
+    /// Posting it failed. The peer may have it.
+    NotPosted,
     /// Its frame would be longer than the limit.
     TooLarge,
     /// The transport is stopping, or the peer was removed.
@@ -45,9 +53,10 @@ pub(crate) enum DropReason {
 }
 
 impl DropReason {
-    const ALL: [(DropReason, &'static str); 4] = [
+    const ALL: [(DropReason, &'static str); 5] = [
         (DropReason::QueueFull, "queue_full"),
         (DropReason::NoStream, "no_stream"),
+        (DropReason::NotPosted, "not_posted"),
         (DropReason::TooLarge, "too_large"),
         (DropReason::Stopped, "stopped"),
     ];
@@ -66,16 +75,48 @@ pub(crate) enum FrameFault {
     Recipient,
     /// A snapshot's message, which belongs on a connection of its own.
     Snapshot,
+    /// It came in a post, after what was sent later, and its order matters.
+    Overtaken,
 }
 
 impl FrameFault {
-    const ALL: [(FrameFault, &'static str); 5] = [
+    const ALL: [(FrameFault, &'static str); 6] = [
         (FrameFault::TooLong, "too_long"),
         (FrameFault::Malformed, "malformed"),
         (FrameFault::Sender, "wrong_sender"),
         (FrameFault::Recipient, "wrong_recipient"),
         (FrameFault::Snapshot, "snapshot"),
+        (FrameFault::Overtaken, "overtaken"),
     ];
+}
+
+/// The way that a message took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// The stream of appends.
+    Append,
+    /// The stream of everything else.
+    Message,
+    /// A post.
+    Pipeline,
+    /// A snapshot's connection.
+    Snapshot,
+}
+
+impl Path {
+    const ALL: [(Path, &'static str); 4] = [
+        (Path::Append, "msgapp"),
+        (Path::Message, "message"),
+        (Path::Pipeline, "pipeline"),
+        (Path::Snapshot, "snapshot"),
+    ];
+
+    pub(crate) fn of(class: Class) -> Path {
+        match class {
+            Class::Append => Path::Append,
+            Class::Message => Path::Message,
+        }
+    }
 }
 
 /// How a call ended.
@@ -108,6 +149,10 @@ pub(crate) struct PeerMetrics {
     pub(crate) dial_failures: Counter,
     sent_failures: Counter,
     received_failures: Counter,
+    messages_sent: [Counter; Path::ALL.len()],
+    messages_received: [Counter; Path::ALL.len()],
+    posts: [Counter; 2],
+    streams: [Gauge; Class::ALL.len()],
     dropped: [Counter; DropReason::ALL.len()],
     refused: [Counter; FrameFault::ALL.len()],
     snapshots_sent: [Counter; 2],
@@ -120,6 +165,22 @@ impl PeerMetrics {
     pub(crate) fn dropped(&self, reason: DropReason, messages: usize) {
         self.sent_failures.inc_by(messages as u64);
         self.dropped[reason as usize].inc_by(messages as u64);
+    }
+
+    pub(crate) fn sent(&self, path: Path, messages: usize) {
+        self.messages_sent[path as usize].inc_by(messages as u64);
+    }
+
+    pub(crate) fn received(&self, path: Path) {
+        self.messages_received[path as usize].inc();
+    }
+
+    pub(crate) fn posted(&self, ok: bool) {
+        self.posts[usize::from(ok)].inc();
+    }
+
+    pub(crate) fn stream(&self, class: Class, attached: bool) {
+        self.streams[class as usize].set(attached.into());
     }
 
     pub(crate) fn refused(&self, fault: FrameFault) {
@@ -177,6 +238,14 @@ impl Metrics {
             self.active_peers.clone(),
         );
         let own = r.sub_registry_with_prefix("kvd_transport");
+        own.register("messages_sent", "Messages written to a peer, by path", self.messages_sent.clone());
+        own.register(
+            "messages_received",
+            "Messages delivered from a peer, by path",
+            self.messages_received.clone(),
+        );
+        own.register("posts", "Posts to a peer without a stream, by outcome", self.posts.clone());
+        own.register("streams", "1 while the peer holds the stream to it", self.streams.clone());
         own.register("messages_dropped", "Messages that were not sent, by reason", self.dropped.clone());
         own.register(
             "frames_refused",
@@ -218,6 +287,13 @@ impl Metrics {
             dial_failures: self.dial_failures.get_or_create_owned(&one("To")),
             sent_failures: self.sent_failures.get_or_create_owned(&one("To")),
             received_failures: self.received_failures.get_or_create_owned(&one("From")),
+            messages_sent: Path::ALL
+                .map(|(_, name)| self.messages_sent.get_or_create_owned(&two("To", "Path", name))),
+            messages_received: Path::ALL
+                .map(|(_, name)| self.messages_received.get_or_create_owned(&two("From", "Path", name))),
+            posts: OUTCOMES.map(|name| self.posts.get_or_create_owned(&two("To", "Outcome", name))),
+            streams: Class::ALL
+                .map(|class| self.streams.get_or_create_owned(&two("To", "Stream", class.name()))),
             dropped: DropReason::ALL
                 .map(|(_, name)| self.dropped.get_or_create_owned(&two("To", "Reason", name))),
             refused: FrameFault::ALL
@@ -244,6 +320,13 @@ impl Metrics {
         for (_, name) in DropReason::ALL {
             self.dropped.remove(&two("To", "Reason", name));
         }
+        for (_, name) in Path::ALL {
+            self.messages_sent.remove(&two("To", "Path", name));
+            self.messages_received.remove(&two("From", "Path", name));
+        }
+        for class in Class::ALL {
+            self.streams.remove(&two("To", "Stream", class.name()));
+        }
         for (_, name) in FrameFault::ALL {
             self.refused_frames.remove(&two("From", "Reason", name));
         }
@@ -252,6 +335,7 @@ impl Metrics {
             self.calls_answered.remove(&two("From", "Outcome", name));
         }
         for outcome in OUTCOMES {
+            self.posts.remove(&two("To", "Outcome", outcome));
             self.snapshots_sent.remove(&two("Peer", "Outcome", outcome));
             self.snapshots_received.remove(&two("Peer", "Outcome", outcome));
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 use kvd_raftpb::peers::{PeerHandler, SnapshotStore};
@@ -25,11 +26,18 @@ pub(crate) struct Directory {
     pub(crate) removed: BTreeSet<u64>,
 }
 
+/// The time by this machine's clock. Zero for a clock before 1970.
+pub(crate) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) handler: Arc<dyn PeerHandler>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) metrics: Metrics,
+    /// When this transport started, in milliseconds since 1970: see [`crate::order::Place`].
+    pub(crate) boot: u64,
     pub(crate) tracker: TaskTracker,
     /// The transport stops: nothing new begins, streams write out what is queued.
     pub(crate) halt: CancellationToken,
@@ -67,6 +75,7 @@ impl Shared {
             calling: Arc::new(Semaphore::new(config.max_calls)),
             answering: Arc::new(Semaphore::new(config.max_calls)),
             config,
+            boot: since_1970().as_millis().try_into().unwrap_or(u64::MAX),
             handler,
             snapshots,
             metrics: Metrics::default(),

@@ -14,10 +14,11 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::outbox::Class;
+use crate::outbox::{Class, Pushed};
+use crate::outgoing::{Outgoing, share};
 use crate::peer::Peer;
 use crate::shared::Shared;
-use crate::{call, reader, server, snapshot_sender};
+use crate::{call, pipeline, reader, server, snapshot_sender};
 
 /// A running transport. Clones are handles to the same one.
 ///
@@ -100,8 +101,9 @@ impl Peers for Transport {
         // The handler is called when no lock is held: it may come back to the transport.
         let mut unreachable: Vec<u64> = Vec::new();
         let mut snapshots: Vec<Message> = Vec::new();
+        let entries = share(&messages);
         let directory = shared.directory();
-        for message in messages {
+        for (message, entries) in messages.into_iter().zip(entries) {
             let to = message.to;
             let Some(class) = Class::of(&message) else {
                 snapshots.push(message);
@@ -111,10 +113,15 @@ impl Peers for Transport {
                 shared.metrics.unknown_recipients.inc();
                 continue;
             };
-            if let Err(dropped) = peer.outbox(class).push(message) {
-                peer.metrics.dropped(dropped.reason, 1);
-                if dropped.report && !unreachable.contains(&to) {
-                    unreachable.push(to);
+            let outgoing = Outgoing::new(message, entries);
+            match peer.outbox(class).push(outgoing, || peer.has_url()) {
+                Ok(Pushed::Queued) => {}
+                Ok(Pushed::NeedsPoster) => pipeline::start(shared, peer.clone(), class),
+                Err(dropped) => {
+                    peer.metrics.dropped(dropped.reason, 1);
+                    if dropped.report && !unreachable.contains(&to) {
+                        unreachable.push(to);
+                    }
                 }
             }
         }
