@@ -46,6 +46,7 @@ mod proposal;
 mod read_index;
 mod ready;
 mod reconfigure;
+mod recover;
 mod replicated;
 mod run;
 pub mod session;
@@ -67,6 +68,7 @@ pub use membership::{
 };
 pub use metrics::Metrics;
 pub use oversight::{CatchUp, MAX_ROUNDS, Progress};
+pub use recover::{PlannedRecovery, Recovery};
 pub use run::Node;
 pub use session::Applied;
 pub use state_machine::{StateMachine, View};

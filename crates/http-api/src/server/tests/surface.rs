@@ -277,7 +277,8 @@ async fn keys_of_every_shape_are_under_v1() {
     let mut client = Client::connect(&server).await;
     client.send("PUT /v1/kv/x HTTP/1.1\r\nhost: x\r\nif-match: \"1\"\r\ncontent-length: 0\r\n\r\n").await;
     let reply = client.reply().await.unwrap();
-    assert_eq!((reply.status, reply.text()), (501, "the header if-match is not supported yet\n"));
+    assert_eq!(reply.status, 501);
+    assert!(reply.text().contains("the header if-match is not supported yet"), "{reply:?}");
 }
 
 #[tokio::test]
