@@ -10,9 +10,11 @@
 //! | [`validate`] | what a message from outside must satisfy before raft may see it |
 //! | [`node`] | membership, batches and sessions: what `kvd-node` replicates |
 //! | [`peers`] | the traits between a transport, a snapshot store and the node |
+//! | [`memory`] | a network in memory between members, for tests |
 //! | [`peer_url`] | the one form that a peer's URL has |
 
 pub mod codec;
+pub mod memory;
 pub mod peer_url;
 pub mod peers;
 pub mod validate;

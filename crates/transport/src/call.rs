@@ -124,7 +124,7 @@ async fn ask(
     let body = match exchange.accept(config, peer.id, response).await {
         Ok(body) => body,
         Err(error) if error.is_gone() => {
-            shared.was_removed(peer.id, &error.to_string());
+            shared.was_removed(peer, &error.to_string());
             return Err(CallError::not_done(error.to_string()));
         }
         Err(DialError::Refused { status, reason, .. })

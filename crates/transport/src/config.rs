@@ -5,6 +5,9 @@ use std::time::Duration;
 /// hyper panics below it.
 const MIN_HEAD_BYTES: usize = 8192;
 
+/// Lowest rate of snapshots, in bytes a second.
+const MIN_SNAPSHOT_RATE: u64 = 1 << 10;
+
 /// Who this member is, and what it allows itself and its peers.
 ///
 /// ```
@@ -44,6 +47,11 @@ pub struct Config {
     pub redial_min: Duration,
     /// Longest wait between two dials.
     pub redial_max: Duration,
+    /// Time between two probes of a peer.
+    pub probe_interval: Duration,
+    /// Most bytes of snapshots that are sent in a second, to all peers together; `None`: as fast as they are read and
+    /// taken. 1 KiB at least: below it the receiver would take the pace for a stall.
+    pub snapshot_rate: Option<u64>,
     /// Bytes of a snapshot that are read from the store at once. A few such chunks are in memory for each transfer.
     pub snapshot_chunk_bytes: usize,
     /// A snapshot transfer that makes no progress for so long has failed.
@@ -66,7 +74,12 @@ impl Config {
     pub(crate) fn workable(mut self) -> Config {
         const MOMENT: Duration = Duration::from_millis(1);
         self.max_head_bytes = self.max_head_bytes.max(MIN_HEAD_BYTES);
-        self.snapshot_chunk_bytes = self.snapshot_chunk_bytes.max(1);
+        self.probe_interval = self.probe_interval.max(MOMENT);
+        self.snapshot_rate = self.snapshot_rate.map(|rate| rate.max(MIN_SNAPSHOT_RATE));
+        // Several chunks a second, so that a bounded rate is a steady one.
+        let part = self.snapshot_rate.map_or(u64::MAX, |rate| rate / 8);
+        let part = usize::try_from(part).unwrap_or(usize::MAX);
+        self.snapshot_chunk_bytes = self.snapshot_chunk_bytes.min(part).max(1);
         self.heartbeat_interval = self.heartbeat_interval.max(MOMENT);
         self.stream_timeout = self.stream_timeout.max(MOMENT);
         self.redial_min = self.redial_min.max(MOMENT);
@@ -93,6 +106,8 @@ impl Default for Config {
             heartbeat_interval: Duration::from_millis(1667),
             redial_min: Duration::from_millis(100),
             redial_max: Duration::from_secs(1),
+            probe_interval: Duration::from_secs(4),
+            snapshot_rate: None,
             snapshot_chunk_bytes: 128 << 10,
             snapshot_stall_timeout: Duration::from_secs(5),
             snapshot_install_timeout: Duration::from_secs(60),
@@ -122,6 +137,8 @@ mod tests {
             redial_max: zero,
             snapshot_stall_timeout: zero,
             snapshot_chunk_bytes: 0,
+            snapshot_rate: Some(0),
+            probe_interval: zero,
             ..Config::default()
         }
         .workable();

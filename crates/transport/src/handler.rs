@@ -7,7 +7,7 @@
 //! | `POST /raft/snapshot` | 204 once the snapshot is durable and its message delivered |
 //! | `POST /raft/call` | 200 and the handler's answer to the request in the body |
 //! | `GET /raft/members` | 200 and the member list (prost `kvd.node.Membership`), for a joiner |
-//! | `GET /raft/probing` | 200 and nothing |
+//! | `GET /raft/probing` | 200, and the time in a header |
 //!
 //! Refusals: 404 no such path, or the sender is not a member; 405 wrong method; 400 headers or message that make no
 //! sense; 408 a body that stalls; 409 the handler did nothing; 410 the sender was removed; 411 a body of unknown length;
@@ -26,7 +26,7 @@ use crate::call;
 use crate::identity::{self, Refusal};
 use crate::outbox::Class;
 use crate::server::Link;
-use crate::shared::Shared;
+use crate::shared::{Shared, since_1970};
 use crate::stream::{OutStream, ResponseBody};
 use crate::{post_receiver, snapshot_receiver};
 
@@ -121,7 +121,7 @@ async fn route(
         return Err((refusal, Some(method)));
     }
     match route {
-        Route::Probing => Ok(whole(StatusCode::OK, Bytes::new(), "text/plain")),
+        Route::Probing => probing(shared, &request).map_err(plain),
         Route::Members => members(shared, &request).map_err(plain),
         Route::Stream(class, id) => stream(shared, link, &request, class, id).map_err(plain),
         Route::Call => {
@@ -159,6 +159,15 @@ fn stream(
     let place = stream.place();
     let mut response = Response::new(ResponseBody::Stream(Box::new(stream)));
     identity::write_place(response.headers_mut(), place);
+    Ok(response)
+}
+
+fn probing(shared: &Shared, request: &Request<Incoming>) -> Result<Response<ResponseBody>, Refusal> {
+    let from = identity::check(request.headers(), shared.config.member_id, shared.config.cluster_id)?;
+    shared.member(from)?;
+    let mut response = whole(StatusCode::OK, Bytes::new(), "text/plain");
+    let now = u64::try_from(since_1970().as_micros()).unwrap_or(u64::MAX);
+    response.headers_mut().insert(identity::TIME, HeaderValue::from(now));
     Ok(response)
 }
 

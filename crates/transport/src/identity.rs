@@ -9,6 +9,7 @@
 //! | `Kvd-Min-Version` | the oldest protocol version that the sender speaks |
 //! | `Kvd-Stream` | posts only: the stream that the post stands in for |
 //! | `Kvd-Boot`, `Kvd-Place` | posts, and the answer that begins a stream: its [`Place`], two numbers, decimal |
+//! | `Kvd-Time-Us` | answers to probes only: the time by the answerer's clock, in microseconds since 1970, decimal |
 //! | `Kvd-Limit-Ms` | calls only: for how long the caller will wait, in milliseconds, decimal |
 //!
 //! Two members understand each other if each one's newest version is at least the other's oldest. The order of checks
@@ -32,6 +33,7 @@ pub(crate) const CLUSTER: HeaderName = HeaderName::from_static("kvd-cluster");
 const STREAM: HeaderName = HeaderName::from_static("kvd-stream");
 const BOOT: HeaderName = HeaderName::from_static("kvd-boot");
 const PLACE: HeaderName = HeaderName::from_static("kvd-place");
+pub(crate) const TIME: HeaderName = HeaderName::from_static("kvd-time-us");
 pub(crate) const LIMIT: HeaderName = HeaderName::from_static("kvd-limit-ms");
 const NEWEST: HeaderName = HeaderName::from_static("kvd-version");
 const OLDEST: HeaderName = HeaderName::from_static("kvd-min-version");

@@ -19,6 +19,7 @@
 //!   posters  -- POST /raft, what is queued for a peer that has not dialled ------------>  handler
 //!   snapshot -- POST /raft/snapshot, as long as it takes, on a connection of its own -->  sink
 //!   call     -- POST /raft/call, one request and its answer, on a connection of its own -->  handler
+//!   prober   -- GET /raft/probing, every few seconds ----------------------------------->  the time
 //!   joiner   -- GET /raft/members ----------------------------------------------------->  any member
 //! ```
 //!
@@ -77,7 +78,7 @@
 //!
 //! The frames are drawn in [`codec`], the headers in `identity`, the paths and refusals in `handler`.
 //!
-//! Left out so far: probing with round-trip times, rate limits, TLS.
+//! Left out so far: TLS.
 
 mod call;
 pub mod codec;
@@ -92,9 +93,11 @@ mod metrics;
 mod order;
 mod outbox;
 mod outgoing;
+mod pace;
 mod peer;
 mod pipeline;
 mod post_receiver;
+mod probe;
 mod reader;
 mod server;
 mod shared;
@@ -109,6 +112,7 @@ pub use kvd_raftpb::peer_url::{PeerUrl, PeerUrlError, parse_peer_url};
 pub use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler, Peers, SnapshotSink, SnapshotStore};
 pub use members::fetch_membership;
 pub use metrics::Metrics;
+pub use peer::PeerStatus;
 pub use transport::Transport;
 
 /// Locks a mutex. A panic while it was held cannot have left the state half changed: nothing under these locks panics.

@@ -1,19 +1,30 @@
 //! What the transport counts. Names are etcd's where etcd has one; peers are labelled by their decimal id.
 
+use std::sync::atomic::AtomicU64;
+
 use kvd_raftpb::peers::CallError;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::outbox::Class;
+use crate::probe::Probed;
 
 type One = [(&'static str, String); 1];
+/// Round trips: 0.1 ms to 3 s, the buckets that etcd has.
+type RoundTrips = Family<One, Histogram, fn() -> Histogram>;
 type Two = [(&'static str, String); 2];
 
 /// The transport's series. Cloning gives another handle to the same numbers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Metrics {
+    round_trips: RoundTrips,
+    clock_ahead: Family<One, Gauge<f64, AtomicU64>>,
+    probes: Family<Two, Counter>,
+    sending_snapshots: Family<One, Gauge>,
+    receiving_snapshots: Family<One, Gauge>,
     sent_bytes: Family<One, Counter>,
     received_bytes: Family<One, Counter>,
     sent_failures: Family<One, Counter>,
@@ -35,6 +46,40 @@ pub struct Metrics {
     pub(crate) connections_refused: Counter,
     /// Messages for somebody who is not a member. They get no label: ids from outside must not grow the page.
     pub(crate) unknown_recipients: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics {
+            round_trips: RoundTrips::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.0001, 2.0, 16))
+            }),
+            clock_ahead: Default::default(),
+            probes: Default::default(),
+            sending_snapshots: Default::default(),
+            receiving_snapshots: Default::default(),
+            sent_bytes: Default::default(),
+            received_bytes: Default::default(),
+            sent_failures: Default::default(),
+            received_failures: Default::default(),
+            active_peers: Default::default(),
+            messages_sent: Default::default(),
+            messages_received: Default::default(),
+            posts: Default::default(),
+            streams: Default::default(),
+            dropped: Default::default(),
+            refused_frames: Default::default(),
+            refused_requests: Default::default(),
+            snapshots_sent: Default::default(),
+            snapshots_received: Default::default(),
+            dial_failures: Default::default(),
+            calls: Default::default(),
+            calls_answered: Default::default(),
+            connections: Default::default(),
+            connections_refused: Default::default(),
+            unknown_recipients: Default::default(),
+        }
+    }
 }
 
 /// Why a message was dropped before it was written.
@@ -146,6 +191,11 @@ pub(crate) struct PeerMetrics {
     pub(crate) sent_bytes: Counter,
     pub(crate) received_bytes: Counter,
     pub(crate) active: Gauge,
+    pub(crate) sending_snapshots: Gauge,
+    pub(crate) receiving_snapshots: Gauge,
+    round_trips: Histogram,
+    clock_ahead: Gauge<f64, AtomicU64>,
+    probes: [Counter; 2],
     pub(crate) dial_failures: Counter,
     sent_failures: Counter,
     received_failures: Counter,
@@ -186,6 +236,16 @@ impl PeerMetrics {
     pub(crate) fn refused(&self, fault: FrameFault) {
         self.received_failures.inc();
         self.refused[fault as usize].inc();
+    }
+
+    pub(crate) fn probed(&self, probed: Option<&Probed>) {
+        self.probes[usize::from(probed.is_some())].inc();
+        if let Some(round_trip) = probed.and_then(|probed| probed.round_trip) {
+            self.round_trips.observe(round_trip.as_secs_f64());
+        }
+        if let Some(ahead) = probed.and_then(|probed| probed.clock_ahead) {
+            self.clock_ahead.set(ahead);
+        }
     }
 
     pub(crate) fn snapshot_sent(&self, ok: bool) {
@@ -237,7 +297,30 @@ impl Metrics {
             "1 while the peer's message stream is read",
             self.active_peers.clone(),
         );
+        network.register_with_unit(
+            "peer_round_trip_time",
+            "Round trips of the probes to a peer",
+            Unit::Seconds,
+            self.round_trips.clone(),
+        );
+        network.register(
+            "snapshot_send_inflights_total",
+            "Snapshots on their way to a peer",
+            self.sending_snapshots.clone(),
+        );
+        network.register(
+            "snapshot_receive_inflights_total",
+            "Snapshots on their way from a peer",
+            self.receiving_snapshots.clone(),
+        );
         let own = r.sub_registry_with_prefix("kvd_transport");
+        own.register_with_unit(
+            "clock_ahead",
+            "By how much the clock of a peer is ahead, as of the last probe",
+            Unit::Seconds,
+            self.clock_ahead.clone(),
+        );
+        own.register("probes", "Probes of a peer, by outcome", self.probes.clone());
         own.register("messages_sent", "Messages written to a peer, by path", self.messages_sent.clone());
         own.register(
             "messages_received",
@@ -283,6 +366,11 @@ impl Metrics {
         PeerMetrics {
             sent_bytes: self.sent_bytes.get_or_create_owned(&one("To")),
             received_bytes: self.received_bytes.get_or_create_owned(&one("From")),
+            sending_snapshots: self.sending_snapshots.get_or_create_owned(&one("To")),
+            receiving_snapshots: self.receiving_snapshots.get_or_create_owned(&one("From")),
+            round_trips: self.round_trips.get_or_create_owned(&one("To")),
+            clock_ahead: self.clock_ahead.get_or_create_owned(&one("To")),
+            probes: OUTCOMES.map(|name| self.probes.get_or_create_owned(&two("To", "Outcome", name))),
             active: self.active_peers.get_or_create_owned(&active_labels(local, &id)),
             dial_failures: self.dial_failures.get_or_create_owned(&one("To")),
             sent_failures: self.sent_failures.get_or_create_owned(&one("To")),
@@ -311,6 +399,10 @@ impl Metrics {
         let id = id.to_string();
         let one = |label| [(label, id.clone())];
         let two = |label, other, value: &str| [(label, id.clone()), (other, value.to_owned())];
+        self.round_trips.remove(&one("To"));
+        self.clock_ahead.remove(&one("To"));
+        self.sending_snapshots.remove(&one("To"));
+        self.receiving_snapshots.remove(&one("From"));
         self.sent_bytes.remove(&one("To"));
         self.received_bytes.remove(&one("From"));
         self.active_peers.remove(&active_labels(local, &id));
@@ -336,6 +428,7 @@ impl Metrics {
         }
         for outcome in OUTCOMES {
             self.posts.remove(&two("To", "Outcome", outcome));
+            self.probes.remove(&two("To", "Outcome", outcome));
             self.snapshots_sent.remove(&two("Peer", "Outcome", outcome));
             self.snapshots_received.remove(&two("Peer", "Outcome", outcome));
         }
@@ -346,7 +439,24 @@ impl Metrics {
     }
 }
 
-/// How a snapshot ended, indexed by whether it went well.
+/// Counts something in a gauge for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Held(Gauge);
+
+impl Held {
+    pub(crate) fn new(gauge: &Gauge) -> Held {
+        gauge.inc();
+        Held(gauge.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// How something ended, indexed by whether it went well.
 const OUTCOMES: [&str; 2] = ["failed", "ok"];
 
 fn active_labels(local: u64, id: &str) -> Two {

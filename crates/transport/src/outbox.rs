@@ -222,6 +222,11 @@ impl Outbox {
         Some((generation, old.is_some()))
     }
 
+    /// Whether a stream is attached.
+    pub(crate) fn has_stream(&self) -> bool {
+        lock(&self.state).stream.is_some()
+    }
+
     /// Detaches the stream of that generation, unless a newer one has replaced it. What was queued for it is dropped;
     /// returns how much that was, and whether to report it.
     pub(crate) fn detach(&self, generation: u64) -> Option<(usize, bool)> {

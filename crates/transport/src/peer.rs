@@ -1,7 +1,8 @@
 //! One peer: its outboxes, its URLs, and what ends its tasks.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use kvd_raftpb::peer_url::PeerUrl;
 use tokio::sync::Notify;
@@ -12,6 +13,35 @@ use crate::lock;
 use crate::metrics::PeerMetrics;
 use crate::order::Inbound;
 use crate::outbox::{Class, Outbox};
+use crate::probe::Probed;
+
+/// A peer at one moment, for people and for tests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerStatus {
+    /// Its member id.
+    pub id: u64,
+    /// The URL that is in use; `None` if it has none.
+    pub url: Option<PeerUrl>,
+    /// It has dialled the stream that appends to it take.
+    pub append_stream: bool,
+    /// It has dialled the stream that all other messages to it take.
+    pub message_stream: bool,
+    /// How long the last probe took; `None` if it had no answer, or before the first.
+    pub round_trip: Option<Duration>,
+    /// By how many seconds its clock is ahead of ours (negative: behind), to within half a round trip; `None` while it
+    /// never said.
+    pub clock_ahead: Option<f64>,
+    /// The snapshot on its way to it: bytes handed to the socket, and bytes in all.
+    pub snapshot: Option<(u64, u64)>,
+}
+
+/// How far a snapshot is.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    /// Bytes that the socket has taken.
+    pub(crate) sent: Arc<AtomicU64>,
+    pub(crate) total: u64,
+}
 
 /// Another member.
 #[derive(Debug)]
@@ -26,8 +56,13 @@ pub(crate) struct Peer {
     pub(crate) kick: Notify,
     /// Ends dialers, readers and snapshot transfers.
     pub(crate) cancel: CancellationToken,
+    /// The peer has said that this member was removed: it is not asked any more.
+    pub(crate) gone: CancellationToken,
     /// A snapshot is on its way: the next one must wait.
     pub(crate) sending_snapshot: AtomicBool,
+    /// How far the snapshot is that is on its way.
+    progress: Mutex<Option<Progress>>,
+    probed: Mutex<Probed>,
     pub(crate) metrics: PeerMetrics,
 }
 
@@ -46,8 +81,11 @@ impl Peer {
             inbound: Default::default(),
             urls: Mutex::new(Urls { list: urls, current: 0 }),
             kick: Notify::new(),
+            gone: CancellationToken::new(),
             cancel,
             sending_snapshot: AtomicBool::new(false),
+            progress: Mutex::default(),
+            probed: Mutex::default(),
             metrics,
         }
     }
@@ -66,6 +104,33 @@ impl Peer {
     /// Whether there is a URL to post to.
     pub(crate) fn has_url(&self) -> bool {
         self.urls().pick().is_some()
+    }
+
+    pub(crate) fn probed(&self) -> Probed {
+        *lock(&self.probed)
+    }
+
+    pub(crate) fn set_probed(&self, probed: Probed) {
+        *lock(&self.probed) = probed;
+    }
+
+    pub(crate) fn set_progress(&self, progress: Option<Progress>) {
+        *lock(&self.progress) = progress;
+    }
+
+    /// What there is to see of the peer.
+    pub(crate) fn status(&self) -> PeerStatus {
+        let probed = self.probed();
+        let progress = lock(&self.progress).clone();
+        PeerStatus {
+            id: self.id,
+            url: self.url(),
+            append_stream: self.append.has_stream(),
+            message_stream: self.message.has_stream(),
+            round_trip: probed.round_trip,
+            clock_ahead: probed.clock_ahead,
+            snapshot: progress.map(|progress| (progress.sent.load(Ordering::Relaxed), progress.total)),
+        }
     }
 
     /// The URL to dial. It stays the same until it is called [`Peer::unreachable`].

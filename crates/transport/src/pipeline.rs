@@ -67,7 +67,7 @@ async fn run(mut poster: Poster) {
         if let PostError::Dial(error) = &error
             && error.is_gone()
         {
-            poster.shared.was_removed(peer.id, &error.to_string());
+            poster.shared.was_removed(&peer, &error.to_string());
         }
         tracing::debug!(peer = peer.id, stream = poster.class.name(), %error, "not posted");
     }

@@ -4,14 +4,12 @@
 //! reached costs its own side nothing but the tries. Only one answer ends the dialling: 410, given by the peer itself.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
 use hyper::body::Incoming;
 use kvd_raftpb::peer_url::PeerUrl;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep};
 
 use crate::codec::{Decoder, Frame, TooLong};
@@ -20,7 +18,7 @@ use crate::error::DialError;
 use crate::handler::STREAM;
 use crate::identity;
 use crate::inspect;
-use crate::metrics::{FrameFault, Path};
+use crate::metrics::{FrameFault, Held, Path};
 use crate::order::Place;
 use crate::outbox::Class;
 use crate::peer::Peer;
@@ -48,7 +46,7 @@ async fn read_again_and_again(shared: &Shared, peer: &Peer, class: Class) {
                 wait = config.redial_min;
                 failing = false;
                 tracing::info!(peer = peer.id, stream = class.name(), %url, "reading from peer");
-                let _active = (class == Class::Message).then(|| Active::new(&peer.metrics.active));
+                let _active = (class == Class::Message).then(|| Held::new(&peer.metrics.active));
                 let inbound = peer.inbound(class);
                 let end = match place.is_none_or(|place| inbound.begin_stream(place)) {
                     true => read(shared, peer, class, exchange, body, place).await,
@@ -57,7 +55,7 @@ async fn read_again_and_again(shared: &Shared, peer: &Peer, class: Class) {
                 tracing::info!(peer = peer.id, stream = class.name(), %url, %end, "stream ended");
             }
             Err(error) if error.is_gone() => {
-                shared.was_removed(peer.id, &error.to_string());
+                shared.was_removed(peer, &error.to_string());
                 return;
             }
             Err(error) => {
@@ -173,20 +171,4 @@ fn deliver_all(
         }
     }
     Ok(())
-}
-
-/// Sets a gauge to 1 while a stream is read.
-struct Active<'a>(&'a Gauge);
-
-impl<'a> Active<'a> {
-    fn new(gauge: &'a Gauge<i64, AtomicI64>) -> Active<'a> {
-        gauge.set(1);
-        Active(gauge)
-    }
-}
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.0.set(0);
-    }
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::handler;
+use crate::metrics::Held;
 use crate::shared::Shared;
 
 /// Wait after a failed accept: out of descriptors, mostly, which closing connections mends.
@@ -63,7 +64,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 
 /// Serves a connection: one request, or the posts of a pipeline. Between two posts the deadline for a head applies.
 async fn serve(shared: Arc<Shared>, socket: TcpStream, _permit: OwnedSemaphorePermit) {
-    let _open = Open::new(&shared);
+    let _open = Held::new(&shared.metrics.connections);
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "a peer's connection is gone");
         return;
@@ -119,21 +120,5 @@ async fn serve(shared: Arc<Shared>, socket: TcpStream, _permit: OwnedSemaphorePe
                 }
             }
         }
-    }
-}
-
-/// Counts a connection while it is open.
-struct Open<'a>(&'a Shared);
-
-impl<'a> Open<'a> {
-    fn new(shared: &'a Shared) -> Open<'a> {
-        shared.metrics.connections.inc();
-        Open(shared)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.metrics.connections.dec();
     }
 }

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::identity::Refusal;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::peer::Peer;
 
 /// Who is a member, who was one.
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) calling: Arc<Semaphore>,
     /// One permit for each call of others that may be under way.
     pub(crate) answering: Arc<Semaphore>,
+    /// Holds snapshots to [`Config::snapshot_rate`].
+    pub(crate) pace: Pace,
     runtime: Handle,
     directory: RwLock<Directory>,
     told_removed: AtomicBool,
@@ -74,6 +77,7 @@ impl Shared {
             receiving: Arc::new(Semaphore::new(1)),
             calling: Arc::new(Semaphore::new(config.max_calls)),
             answering: Arc::new(Semaphore::new(config.max_calls)),
+            pace: Pace::new(config.snapshot_rate),
             config,
             boot: since_1970().as_millis().try_into().unwrap_or(u64::MAX),
             handler,
@@ -124,9 +128,10 @@ impl Shared {
     }
 
     /// A peer answered that this member was removed. The handler learns of it once.
-    pub(crate) fn was_removed(&self, by: u64, reason: &str) {
+    pub(crate) fn was_removed(&self, by: &Peer, reason: &str) {
+        by.gone.cancel();
         if !self.told_removed.swap(true, Ordering::Relaxed) {
-            tracing::warn!(peer = by, reason, "this member was removed from the cluster");
+            tracing::warn!(peer = by.id, reason, "this member was removed from the cluster");
             self.handler.removed();
         }
     }

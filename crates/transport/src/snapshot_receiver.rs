@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::codec::{Decoder, Frame};
 use crate::identity::{self, Refusal};
-use crate::metrics::Path;
+use crate::metrics::{Held, Path};
 use crate::peer::Peer;
 use crate::shared::Shared;
 
@@ -43,6 +43,7 @@ pub(crate) async fn receive(shared: &Arc<Shared>, request: Request<Incoming>) ->
     let Ok(only) = shared.receiving.clone().try_acquire_owned() else {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "another snapshot is being received"));
     };
+    let _counted = Held::new(&peer.metrics.receiving_snapshots);
     let result = tokio::select! {
         result = transfer(shared, &peer, request.into_body(), only) => result,
         () = peer.cancel.cancelled() => {

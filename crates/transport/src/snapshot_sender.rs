@@ -7,11 +7,12 @@
 //! raft pauses a follower until it learns the fate of its snapshot, so [`Fate`] tells it on every way out: success,
 //! failure, a member that is removed, a transport that stops, a task that is dropped.
 
+use std::future::Future as _;
 use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -19,15 +20,15 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::{Method, Request};
 use raft::eraftpb::Message;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep_until, timeout};
 
 use crate::codec::{TooLong, encode_frame};
 use crate::dial::Exchange;
 use crate::error::DialError;
 use crate::handler::SNAPSHOT;
 use crate::identity;
-use crate::metrics::Path;
-use crate::peer::Peer;
+use crate::metrics::{Held, Path};
+use crate::peer::{Peer, Progress};
 use crate::shared::Shared;
 
 /// Chunks that are read ahead of the socket.
@@ -39,7 +40,8 @@ pub(crate) fn start(shared: &Arc<Shared>, peer: Arc<Peer>, message: Message) {
         shared.handler.report_snapshot(peer.id, false);
         return;
     }
-    let fate = Fate { shared: shared.clone(), peer, received: false };
+    let counted = Held::new(&peer.metrics.sending_snapshots);
+    let fate = Fate { shared: shared.clone(), peer, received: false, _counted: counted };
     shared.spawn(run(fate, message));
 }
 
@@ -57,7 +59,7 @@ async fn run(mut fate: Fate, message: Message) {
             if let SendError::Dial(error) = &error
                 && error.is_gone()
             {
-                shared.was_removed(peer.id, &error.to_string());
+                shared.was_removed(&peer, &error.to_string());
             }
             tracing::warn!(peer = peer.id, term, index, %error, "snapshot not sent");
         }
@@ -70,11 +72,13 @@ struct Fate {
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     received: bool,
+    _counted: Held,
 }
 
 impl Drop for Fate {
     fn drop(&mut self) {
         self.peer.metrics.snapshot_sent(self.received);
+        self.peer.set_progress(None);
         self.peer.sending_snapshot.store(false, Ordering::Relaxed);
         self.shared.handler.report_snapshot(self.peer.id, self.received);
     }
@@ -119,7 +123,10 @@ async fn transfer(shared: &Arc<Shared>, peer: &Peer, mut message: Message) -> Re
     drop(shared.spawn_blocking(move || read_chunks(reader, len, chunk_bytes, &chunks)));
     let progress = Arc::new(AtomicU64::new(0));
     let total = head.len() as u64 + len;
+    peer.set_progress(Some(Progress { sent: progress.clone(), total }));
     let body = SnapshotBody {
+        shared: shared.clone(),
+        paced: None,
         head: Some(head.freeze()),
         left: len,
         queue,
@@ -191,13 +198,40 @@ fn expect_end(reader: &mut dyn Read) -> io::Result<()> {
 
 /// The message's frame, then the chunks.
 struct SnapshotBody {
+    shared: Arc<Shared>,
+    /// A chunk whose turn has not come yet.
+    paced: Option<(Bytes, Pin<Box<Sleep>>)>,
     head: Option<Bytes>,
-    /// Bytes of the snapshot that are still to come.
+    /// Bytes of the snapshot that are still to come from the reader.
     left: u64,
     queue: mpsc::Receiver<io::Result<Bytes>>,
     /// Bytes that hyper has taken.
     progress: Arc<AtomicU64>,
     sent_bytes: prometheus_client::metrics::counter::Counter,
+}
+
+impl SnapshotBody {
+    /// The next chunk, when its turn has come.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        loop {
+            if let Some((_, turn)) = &mut self.paced {
+                ready!(turn.as_mut().poll(cx));
+            }
+            if let Some((chunk, _)) = self.paced.take() {
+                return Poll::Ready(Ok(chunk));
+            }
+            let chunk = match ready!(self.queue.poll_recv(cx)) {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Err(io::Error::other("the snapshot's reader is gone"))),
+            };
+            self.left -= chunk.len() as u64;
+            match self.shared.pace.reserve(chunk.len()) {
+                None => return Poll::Ready(Ok(chunk)),
+                Some(turn) => self.paced = Some((chunk, Box::pin(sleep_until(turn)))),
+            }
+        }
+    }
 }
 
 impl Body for SnapshotBody {
@@ -211,17 +245,10 @@ impl Body for SnapshotBody {
         let this = self.get_mut();
         let chunk = match this.head.take() {
             Some(head) => head,
-            None if this.left == 0 => return Poll::Ready(None),
-            None => match this.queue.poll_recv(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(chunk))) => {
-                    this.left -= chunk.len() as u64;
-                    chunk
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => {
-                    return Poll::Ready(Some(Err(io::Error::other("the snapshot's reader is gone"))));
-                }
+            None if this.left == 0 && this.paced.is_none() => return Poll::Ready(None),
+            None => match ready!(this.poll_chunk(cx)) {
+                Ok(chunk) => chunk,
+                Err(error) => return Poll::Ready(Some(Err(error))),
             },
         };
         this.progress.fetch_add(chunk.len() as u64, Ordering::Relaxed);
@@ -230,10 +257,11 @@ impl Body for SnapshotBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.head.is_none() && self.left == 0
+        self.head.is_none() && self.left == 0 && self.paced.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.head.as_ref().map_or(0, Bytes::len) as u64 + self.left)
+        let held = self.paced.as_ref().map_or(0, |(chunk, _)| chunk.len()) as u64;
+        SizeHint::with_exact(self.head.as_ref().map_or(0, Bytes::len) as u64 + held + self.left)
     }
 }

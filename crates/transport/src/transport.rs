@@ -16,9 +16,9 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::outbox::{Class, Pushed};
 use crate::outgoing::{Outgoing, share};
-use crate::peer::Peer;
+use crate::peer::{Peer, PeerStatus};
 use crate::shared::Shared;
-use crate::{call, pipeline, reader, server, snapshot_sender};
+use crate::{call, pipeline, probe, reader, server, snapshot_sender};
 
 /// A running transport. Clones are handles to the same one.
 ///
@@ -67,6 +67,11 @@ impl Transport {
         if written.is_err() {
             shared.tracker.wait().await;
         }
+    }
+
+    /// The peers as they are now, by id.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.shared.directory().peers.values().map(|peer| peer.status()).collect()
     }
 
     /// What the transport counts.
@@ -181,6 +186,7 @@ impl Peers for Transport {
             for class in Class::ALL {
                 shared.spawn(reader::run(shared.clone(), peer.clone(), class));
             }
+            shared.spawn(probe::run(shared.clone(), peer));
         }
     }
 

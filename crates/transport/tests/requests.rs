@@ -71,10 +71,16 @@ async fn streams_are_refused_with_the_status_that_fits() {
 }
 
 #[tokio::test]
-async fn probing_is_answered() {
+async fn probing_is_answered_to_members() {
     let node = node().await;
     let (head, body) = exchange(node.address(), "GET /raft/probing", &headers(2, 1), b"").await;
     assert_eq!((head.status(), body.as_str()), (200, ""));
+    assert!(head.get("kvd-time-us").unwrap().parse::<u64>().unwrap() > 1_700_000_000_000_000);
+    for (from, status) in [(3, 410), (4, 404)] {
+        let (head, _) = exchange(node.address(), "GET /raft/probing", &headers(from, 1), b"").await;
+        assert_eq!(head.status(), status);
+        assert_eq!(head.get("kvd-time-us"), None, "whoever is no member gets nothing");
+    }
     let (head, _) = exchange(node.address(), "POST /raft/probing", &headers(2, 1), b"").await;
     assert_eq!(head.status(), 405);
 }
@@ -101,15 +107,16 @@ async fn the_member_list_is_for_members() {
 #[tokio::test]
 async fn a_head_must_come_in_time_and_within_its_size() {
     let quick = kvd_transport::Config { head_timeout: Duration::from_millis(50), ..config(1) };
-    let node = Node::start(quick, &membership(&[], &[])).await;
+    let node = Node::start(quick, &membership(&[(2, vec![])], &[])).await;
     let mut slow = Raw::connect(node.address()).await;
     slow.write(b"GET /raft/probing HTTP/1.1\r\nHost").await;
     slow.rest().await;
 
     let small = kvd_transport::Config { max_head_bytes: 8192, ..config(1) };
-    let node = Node::start(small, &membership(&[], &[])).await;
+    let node = Node::start(small, &membership(&[(2, vec![])], &[])).await;
     for (len, status) in [(7000, 200), (9000, 431)] {
-        let long = [("Host", "x".to_owned()), ("Padding", "x".repeat(len))];
+        let mut long = headers(2, 1);
+        long.push(("Padding", "x".repeat(len)));
         let (head, _) = exchange(node.address(), "GET /raft/probing", &long, b"").await;
         assert_eq!(head.status(), status, "{len}");
     }

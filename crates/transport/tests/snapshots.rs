@@ -103,6 +103,36 @@ async fn what_is_not_whole_leaves_no_file_and_is_reported_once() {
 }
 
 #[tokio::test]
+async fn its_rate_is_bounded_and_its_progress_can_be_seen() {
+    // Eight chunks a second: the first goes at once, the other three need three eighths of a second.
+    let bounded = kvd_transport::Config { snapshot_rate: Some(8 << 10), ..config(1) };
+    let to = Node::start(config(2), &membership(&[(1, vec![])], &[])).await;
+    let from = Node::start(bounded, &membership(&[(2, vec![to.url.clone()])], &[])).await;
+    from.store.put(1, 1, snapshot_bytes(4 << 10));
+    let start = std::time::Instant::now();
+    from.send(snapshot(1, 2, 1, 1));
+    let mut seen = Vec::new();
+    soon("it is sent", async {
+        while from.handler.events().is_empty() {
+            seen.extend(status(&from, 2).snapshot);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(start.elapsed() >= Duration::from_millis(370), "{:?}", start.elapsed());
+    assert_eq!(from.handler.events(), [Event::Snapshot(2, true)]);
+    seen.dedup();
+    assert!(seen.len() >= 4, "{seen:?}");
+    assert!(
+        seen.is_sorted() && seen.iter().all(|(sent, total)| sent <= total && *total > 4 << 10),
+        "{seen:?}"
+    );
+    assert_eq!(status(&from, 2).snapshot, None);
+    assert_eq!(from.metric(r#"etcd_network_snapshot_send_inflights_total{To="2"}"#), 0.0);
+    assert_eq!(to.metric(r#"etcd_network_snapshot_receive_inflights_total{From="1"}"#), 0.0);
+}
+
+#[tokio::test]
 async fn one_snapshot_at_a_time_to_a_peer() {
     let nodes = cluster(2).await;
     nodes[0].store.put(1, 1, snapshot_bytes(LEN));

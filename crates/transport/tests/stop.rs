@@ -16,7 +16,7 @@ async fn stop_while_dialling_leaks_nothing() {
     let node = Node::start(config(1), &members).await;
     // Member 3 has taken the dials and does not answer them; the dials to 2 fail and are tried again.
     let held = [mute.accept().await, mute.accept().await];
-    assert_eq!(node.transport.tasks(), 7, "two dialers for each peer, and the listener");
+    assert_eq!(node.transport.tasks(), 10, "two dialers and a prober for each peer, and the listener");
     node.stop().await;
     for (mut dial, _) in held {
         assert_eq!(dial.rest().await, b"", "hung up");

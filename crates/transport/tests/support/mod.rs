@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kvd_raftpb::node::{Member, Membership};
-use kvd_transport::{BoxFuture, CallError, Config, PeerHandler, Peers as _, Transport};
+use kvd_transport::{BoxFuture, CallError, Config, PeerHandler, PeerStatus, Peers as _, Transport};
 use raft::eraftpb::{Message, MessageType};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -278,8 +278,23 @@ pub async fn cluster(n: u64) -> Vec<Node> {
     nodes
 }
 
-/// Sends on both streams until both carry, then forgets what that left with the two handlers.
+/// What there is to see of peer `id`.
+pub fn status(node: &Node, id: u64) -> PeerStatus {
+    node.transport.peers().into_iter().find(|peer| peer.id == id).unwrap()
+}
+
+/// Waits until both streams from one to the other are up, and carry. Forgets what that left with the two handlers.
 pub async fn connected(from: &Node, to: &Node) {
+    soon("the streams are up", async {
+        loop {
+            let peer = status(from, to.id);
+            if peer.append_stream && peer.message_stream {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     for kind in [MessageType::MsgReadIndex, MessageType::MsgPropose] {
         let mut last = 0;
         loop {
