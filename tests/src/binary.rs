@@ -1,4 +1,4 @@
-//! The binary under test.
+//! The binaries under test.
 
 use std::fs;
 use std::io;
@@ -18,16 +18,28 @@ pub fn kvd() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match std::env::var_os("KVD_BIN") {
         Some(path) => fs::canonicalize(&path).unwrap_or_else(|e| panic!("KVD_BIN={path:?}: {e}")),
-        None => build(),
+        None => build("kvd"),
     })
 }
 
-fn build() -> PathBuf {
+/// Path of an up-to-date `kvctl`: as [`kvd`], by `KVCTL_BIN`.
+///
+/// # Panics
+/// If the build fails.
+pub fn kvctl() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match std::env::var_os("KVCTL_BIN") {
+        Some(path) => fs::canonicalize(&path).unwrap_or_else(|e| panic!("KVCTL_BIN={path:?}: {e}")),
+        None => build("kvctl"),
+    })
+}
+
+fn build(name: &str) -> PathBuf {
     // TARGET/PROFILE/deps/this-test
     let test = std::env::current_exe().expect("the path of the running test");
     let output = test.parent().and_then(Path::parent).expect("TARGET/PROFILE above deps/");
-    let binary = output.join("kvd");
-    if is_up_to_date(&binary) {
+    let binary = output.join(name);
+    if is_up_to_date(&binary, name) {
         return binary;
     }
     let target = output.parent().expect("TARGET above PROFILE/");
@@ -38,20 +50,21 @@ fn build() -> PathBuf {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "kvd", "--bin", "kvd", "--profile", profile, "--target-dir"])
+        .args(["build", "--quiet", "--package", name, "--bin", name, "--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo, which started this test, can be started again");
-    assert!(status.success(), "cargo build --package kvd: {status}");
+    assert!(status.success(), "cargo build --package {name}: {status}");
     binary
 }
 
 /// Whether the binary is younger than everything that it could be made from.
-fn is_up_to_date(binary: &Path) -> bool {
+fn is_up_to_date(binary: &Path, name: &str) -> bool {
     let modified = |path: &Path| fs::metadata(path).and_then(|m| m.modified());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let sources = ["Cargo.lock", "Cargo.toml", "bin/kvd", "crates"].map(|name| newest(&workspace.join(name)));
+    let package = format!("bin/{name}");
+    let sources = ["Cargo.lock", "Cargo.toml", &package, "crates"].map(|name| newest(&workspace.join(name)));
     match (modified(binary), sources.into_iter().collect::<io::Result<Vec<_>>>()) {
         (Ok(built), Ok(changed)) => changed.into_iter().all(|time| time <= built),
         _ => false,

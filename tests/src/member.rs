@@ -47,6 +47,12 @@ impl Member {
         self.args = args;
     }
 
+    /// Moves the peer listener to another port from the next start on; the other members are told of it then.
+    pub fn move_to_another_peer_port(&mut self) {
+        self.peer_port = Port::reserve();
+        self.args.extend(["--advertise-peer".to_owned(), self.peer_port.url()]);
+    }
+
     /// Gives every flag as its `KVD_*` variable from now on, and none on the command line.
     pub fn configure_through_environment(&mut self) {
         self.through_environment = true;
@@ -249,7 +255,7 @@ fn variables(args: &[String]) -> Vec<(String, String)> {
 }
 
 /// `kvd` in a directory, without any KVD_* variable of the caller's environment.
-fn command(directory: &Path) -> Command {
+pub fn command(directory: &Path) -> Command {
     let mut command = Command::new(kvd());
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"KVD_") {
