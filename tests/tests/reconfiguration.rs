@@ -354,22 +354,27 @@ fn a_joiner_of_another_cluster_is_refused() {
     let theirs = Cluster::start(1);
     ours.add(2, 1);
     ours.member_mut(2).stop();
-    // Its directory is that of our member 2, and the list is that of theirs.
-    let urls = format!("{},{}", theirs.member(1).peer_url(), ours.member(2).peer_url());
-    let moved =
-        ["--cluster", &urls, "--join", "--advertise-peer", &ours.member(2).peer_url()].map(str::to_owned);
-    let add = theirs.member(1).request("POST", "/2", ours.member(2).peer_url());
+    // They know a member 2, too. But this directory is that of ours.
+    let add = theirs.member(1).request("POST", "/2", "http://127.0.0.1:1");
     assert_eq!(add.status, 204);
-    ours.member_mut(2).set_args(moved.to_vec());
+    let list = format!("{},http://127.0.0.1:1", theirs.member(1).peer_url());
+    ours.member_mut(2).set_args(["--cluster", &list, "--join"].map(str::to_owned).to_vec());
     ours.member_mut(2).spawn();
-    // Whether it is told at once or finds nobody of its cluster there: it never becomes theirs.
-    wait_until("it is turned away", PATIENCE, || {
-        let log = ours.member(2).log();
-        (log.contains("cluster") && (log.contains("belongs to") || log.contains("no leader is known")))
-            .then_some(())
-    });
-    ours.member(1).request("GET", "/health", "");
+    let status = ours.member_mut(2).wait_exit();
+    assert!(!status.success(), "a member of another cluster joined");
+    let log = ours.member(2).log();
+    assert!(
+        log.contains("belongs to member 2 of cluster") && log.contains("--data-dir"),
+        "no word on what to do"
+    );
+    // With a word of theirs it stays one of ours, and they do not take it.
+    let own = ours.member(2).peer_url();
+    let args = ["--cluster", &list, "--join", "--advertise-peer", &own].map(str::to_owned);
+    ours.member_mut(2).set_args(args.to_vec());
+    ours.member_mut(2).start();
+    ours.member(1).put("key", "ours");
+    assert_eq!(ours.member(2).get("key").as_deref(), Some(&b"ours"[..]));
+    assert_eq!(theirs.member(1).get("key"), None);
     let listed = listed(theirs.member(1), 2).expect("it was added there");
-    assert_eq!(listed["client_urls"], json!([]), "it never spoke up there");
-    theirs.member(1).put("key", "theirs");
+    assert_eq!(listed["client_urls"], json!([]), "nobody has spoken up there");
 }

@@ -310,7 +310,7 @@ impl Running {
         let known = KnownPeers::new(transport.clone(), &handle.membership(), &told);
         transport.serve(peers);
         let seeds = other_urls(settings);
-        let asking = tokio::spawn(known.clone().ask_while_lost(handle.clone(), seeds));
+        let asking = tokio::spawn(known.clone().ask_while_lost(handle.clone(), list.cluster_id, seeds));
 
         let mut registry = Registry::default();
         node.metrics().register(&mut registry);

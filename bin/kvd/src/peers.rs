@@ -102,8 +102,9 @@ impl KnownPeers {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the others for their list whenever no leader is known for a while. Never ends.
-    pub async fn ask_while_lost(self, handle: Handle, seeds: Vec<String>) {
+    /// Asks the others for their list whenever no leader is known for a while. What a member of another cluster than
+    /// `cluster` says does not count. Never ends.
+    pub async fn ask_while_lost(self, handle: Handle, cluster: u64, seeds: Vec<String>) {
         let id = handle.status().id;
         loop {
             sleep(ASK_AFTER).await;
@@ -128,7 +129,7 @@ impl KnownPeers {
             urls.extend(seeds.iter().cloned());
             urls.sort_unstable();
             urls.dedup();
-            match kvd_transport::fetch_membership(&urls, id, ASK_FOR).await {
+            match kvd_transport::fetch_membership_of(cluster, &urls, id, ASK_FOR).await {
                 Ok(list) => {
                     let union = {
                         let mut lists = self.lock();
