@@ -89,7 +89,13 @@ impl Oversight {
             let active = is_recent(peer.seen, now, election_ticks);
             if learners.contains(id) {
                 let streams = progress.state == ProgressState::Replicate;
-                peer.look(active, streams, progress.matched, last, now, election_ticks);
+                if peer.look(active, streams, progress.matched, last, now, election_ticks) {
+                    tracing::warn!(
+                        member = id,
+                        rounds = MAX_ROUNDS,
+                        "a learner does not catch up and gets a rest; do writes come faster than it takes them?"
+                    );
+                }
             } else {
                 peer.round = None;
             }
@@ -144,15 +150,23 @@ fn is_recent(seen: Option<u64>, now: u64, election_ticks: u64) -> bool {
 }
 
 impl Peer {
-    /// A look at a learner, once a tick. `last` is the end of the leader's log.
-    fn look(&mut self, active: bool, streams: bool, matched: u64, last: u64, now: u64, election_ticks: u64) {
+    /// A look at a learner, once a tick. `last` is the end of the leader's log. Says whether its rest begins.
+    fn look(
+        &mut self,
+        active: bool,
+        streams: bool,
+        matched: u64,
+        last: u64,
+        now: u64,
+        election_ticks: u64,
+    ) -> bool {
         if !active {
             self.round = None;
-            return;
+            return false;
         }
         let Some(round) = &mut self.round else {
             self.round = Some(Round { number: 1, target: last, begun: now, ready: false });
-            return;
+            return false;
         };
         if round.number == 0 {
             // It rests.
@@ -167,9 +181,11 @@ impl Peer {
                 number => number + 1,
             };
             *round = Round { number, target: last, begun: now, ready };
+            return number == 0;
         } else if now - round.begun >= election_ticks {
             round.ready = false;
         }
+        false
     }
 }
 
