@@ -1,5 +1,5 @@
 //! Members come, go, move and come back while others write and read: nothing that was acknowledged is lost.
-#![allow(clippy::unwrap_used)] // a test fails by panicking, its helpers too
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking, its helpers too
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,8 +30,12 @@ fn applied() -> (u16, String) {
 
 /// A member of the list, by what `through` says.
 fn listed(through: &Member, id: u64) -> Option<Value> {
-    let list = get(through, "/v1/members");
-    list["members"].as_array().unwrap().iter().find(|member| member["id"] == id.to_string()).cloned()
+    in_list(&get(through, "/v1/members"), id)
+}
+
+fn in_list(list: &Value, id: u64) -> Option<Value> {
+    let id = json!(id.to_string());
+    list["members"].as_array().unwrap().iter().find(|member| member["id"] == id).cloned()
 }
 
 fn wait_for_voter(through: &Member, id: u64) {
@@ -262,9 +266,7 @@ fn every_member_knows_where_the_others_are_also_from_a_snapshot() {
     for through in 1..=4 {
         let list = get(cluster.member(through), "/v1/members");
         for member in cluster.members() {
-            let listed =
-                list["members"].as_array().unwrap().iter().find(|m| m["id"] == member.id().to_string());
-            let listed = listed.unwrap_or_else(|| panic!("{list}"));
+            let listed = in_list(&list, member.id()).unwrap_or_else(|| panic!("{list}"));
             assert_eq!(listed["peer_urls"], json!([member.peer_url()]));
             assert_eq!(listed["client_urls"], json!([format!("http://127.0.0.1:{}", member.client_port())]));
         }
