@@ -4,7 +4,7 @@
 //!             +--------------- not done, a new leader ----------------+
 //!             v                                                       |
 //!   push -> Waiting -- at a follower --> Asked (a peer call) ---------+--> Known -- applied here --> answered
-//!             |                                                       
+//!             |
 //!             +-- at the leader, one at a time --> Proposed -- applied --> answered
 //!             |          ^                            |  '-- several members --> Entered -- joint left --> answered
 //!             |          '--- lost with leadership ---'
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
-use kvd_raftpb::node::{Member, MemberChange};
+use kvd_raftpb::node::{Member, MemberChange, Membership};
 use kvd_raftpb::peers::CallError;
 use prost::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
@@ -27,7 +27,7 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, Conf
 use crate::error::Error;
 use crate::inbox::Request;
 use crate::leader_call;
-use crate::membership::{ChangeOutcome, MembershipChange, MembershipRequest, Refusal, Step};
+use crate::membership::{self, ChangeOutcome, MembershipChange, MembershipRequest, Refusal, Step};
 
 /// How long a request waits before it is made again at a leader that did not take it.
 const RETRY: Duration = Duration::from_millis(500);
@@ -99,6 +99,12 @@ struct Pending {
 }
 
 impl Pending {
+    fn new(wish: Wish, deadline: Duration, reply: Option<Reply>) -> Self {
+        let (of_peer, again, tried) = (false, false, false);
+        let (retry_at, stage) = (Duration::ZERO, Stage::Waiting);
+        Self { counter: 0, wish, deadline, reply, of_peer, again, tried, retry_at, stage }
+    }
+
     fn answer(self, result: Result<Answer, Error>) {
         if let Some(reply) = self.reply {
             // The caller may be gone; then nobody wants the answer.
@@ -134,46 +140,26 @@ impl Changes {
         Self { member, boot, last_number: 0, limit, pending: Vec::new() }
     }
 
-    fn next_number(&mut self) -> u64 {
-        self.last_number += 1;
-        self.last_number
-    }
-
     pub(crate) fn push(&mut self, request: Request, now: Duration) {
         if self.pending.len() >= self.limit {
             let _ = request.reply.send(Err(Error::Overloaded));
             return;
         }
-        let counter = self.next_number();
-        self.pending.push(Pending {
-            counter,
-            wish: request.wish,
-            deadline: now + request.timeout,
-            reply: Some(request.reply),
-            of_peer: request.of_peer,
-            again: request.again,
-            tried: false,
-            retry_at: Duration::ZERO,
-            stage: Stage::Waiting,
-        });
+        let Request { wish, timeout, of_peer, again, reply } = request;
+        self.wait(Pending { of_peer, again, ..Pending::new(wish, now + timeout, Some(reply)) });
     }
 
     /// Wants a learner promoted, unless something is pending.
     pub(crate) fn promote(&mut self, id: u64, now: Duration) {
         if self.pending.is_empty() {
-            let counter = self.next_number();
-            self.pending.push(Pending {
-                counter,
-                wish: Wish::Change(MembershipChange::Promote { id }.into()),
-                deadline: now + PROMOTION_TIMEOUT,
-                reply: None,
-                of_peer: false,
-                again: false,
-                tried: false,
-                retry_at: Duration::ZERO,
-                stage: Stage::Waiting,
-            });
+            let wish = Wish::Change(MembershipChange::Promote { id }.into());
+            self.wait(Pending::new(wish, now + PROMOTION_TIMEOUT, None));
         }
+    }
+
+    fn wait(&mut self, pending: Pending) {
+        self.last_number += 1;
+        self.pending.push(Pending { counter: self.last_number, ..pending });
     }
 
     /// Whether there is nothing at all.
@@ -385,10 +371,18 @@ impl Changes {
         }
     }
 
-    /// This member learnt that it was removed, perhaps from others: whoever asked for that has what was asked for.
-    pub(crate) fn removed(&mut self, id: u64, index: u64) {
-        let asked = |pending: &mut Pending| matches!(&pending.wish, Wish::Change(request) if request.changes == [MembershipChange::Remove { id }]);
-        for pending in self.pending.extract_if(.., asked) {
+    /// This member learnt that it was removed, perhaps from others. Whoever asked for that has what was asked for; if it
+    /// was to happen together with more, and `list` says that it did.
+    pub(crate) fn removed(&mut self, id: u64, list: &Membership, index: u64) {
+        let done = |pending: &mut Pending| match &pending.wish {
+            Wish::Change(request) => {
+                request.changes == [MembershipChange::Remove { id }]
+                    || (request.changes.iter().any(|change| change.id() == id)
+                        && membership::holds(list, request))
+            }
+            Wish::Transfer(_) => false,
+        };
+        for pending in self.pending.extract_if(.., done) {
             pending.answer(Ok(Answer::Changed(ChangeOutcome::Applied { index })));
         }
     }

@@ -567,9 +567,12 @@ impl<S: StateMachine> Core<S> {
         self.pipeline.take_unsaved()
     }
 
-    /// Ends every wait. The log's thread has failed, or the member stops. `never` goes to whoever was never proposed,
-    /// an [`Error::Unknown`] with that reason to the rest.
+    /// Ends every wait: the log's thread has failed, or the member stops, or it was removed, which answers whoever asked
+    /// for that. `never` goes to whoever was never proposed, an [`Error::Unknown`] with that reason to the rest.
     pub fn fail_all(&mut self, never: &Error, reason: &'static str) {
+        if *never == Error::Removed {
+            self.changes.removed(self.config.id, &self.state.membership, self.applied);
+        }
         let maybe = Error::Unknown { reason };
         self.tracker.fail_all(never.clone(), maybe.clone());
         self.changes.fail_all(never, &maybe);

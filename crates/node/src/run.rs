@@ -110,9 +110,6 @@ impl<S: StateMachine> Node<S> {
         for change in late.changes {
             let _ = change.reply.send(Err(error.clone()));
         }
-        if error == Error::Removed {
-            self.core.changes.removed(self.core.config.id, self.core.applied);
-        }
         self.core.fail_all(&error, "this member stopped before it was applied");
         let closed = threads.stop(self.core.pipeline.take_unsaved(), late.done);
         drop(self.lock);
