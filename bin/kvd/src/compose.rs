@@ -306,8 +306,8 @@ impl Running {
             kvd_transport::Config { member_id: flags.id, cluster_id: list.cluster_id, ..Default::default() };
         let snapshots = Arc::new(node.snapshots());
         let transport = Transport::start(config, Arc::new(handle.clone()), snapshots, &Membership::default());
-        let told: Vec<kvd_node::Member> = list.members.iter().cloned().chain(named(settings, list)).collect();
-        let known = KnownPeers::new(transport.clone(), &handle.membership(), &told);
+        let named = named(settings, list);
+        let known = KnownPeers::new(transport.clone(), &handle.membership(), &list.members, named);
         transport.serve(peers);
         let seeds = other_urls(settings);
         let asking = tokio::spawn(known.clone().ask_while_lost(handle.clone(), list.cluster_id, seeds));

@@ -25,6 +25,8 @@ const ASK_FOR: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 struct Lists {
     own: Membership,
+    /// Members as the flags have them.
+    named: Vec<Member>,
     /// Members on somebody's list that the own list has neither as members nor as removed, and other URLs of those that
     /// it has.
     told: Vec<Member>,
@@ -40,7 +42,8 @@ impl Lists {
 
     /// Somebody told of these members.
     fn tell(&mut self, members: &[Member]) {
-        self.told = members.iter().filter(|member| is_news(&self.own, member)).cloned().collect();
+        let all = members.iter().chain(&self.named);
+        self.told = all.filter(|member| is_news(&self.own, member)).cloned().collect();
     }
 
     /// A leader is known, and with it the log: what was told of members that are in it is not needed. Says whether
@@ -84,13 +87,14 @@ pub struct KnownPeers {
 }
 
 impl KnownPeers {
-    /// Peers are those of `own`, the log's list, and those of `told`.
+    /// Peers are those of `own`, the log's list, those of `told`, and those of `named`, the flags.
     #[must_use]
-    pub fn new(transport: Transport, own: &Membership, told: &[Member]) -> Self {
+    pub fn new(transport: Transport, own: &Membership, told: &[Member], named: Vec<Member>) -> Self {
         let peers = Self { transport, lists: Arc::default() };
         let union = {
             let mut lists = peers.lock();
             lists.own(own);
+            lists.named = named;
             lists.tell(told);
             lists.union()
         };
@@ -211,6 +215,11 @@ mod tests {
         assert!(lists.found() && !lists.found());
         assert_eq!(urls(&lists), ["http://127.0.0.1:2"]);
         assert_eq!(ids(&lists.union()), [1, 2, 3], "the log does not know of 3 yet");
+        // The flags say so, and somebody who is asked does not know yet.
+        lists.named = vec![moved.clone()];
+        lists.tell(&[member(1), member(2)]);
+        assert_eq!(urls(&lists), ["http://127.0.0.1:2", "http://127.0.0.1:22"]);
+        lists.named.clear();
         // The log says so.
         lists.tell(std::slice::from_ref(&moved));
         let mut own = list(&[1, 2], &[]);
