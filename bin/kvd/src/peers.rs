@@ -36,7 +36,7 @@ impl Lists {
     /// The log's list changed: what it knows now need not be told any more.
     fn own(&mut self, list: &Membership) {
         self.own = list.clone();
-        let Self { own, told } = self;
+        let Self { own, told, .. } = self;
         told.retain(|member| is_news(own, member));
     }
 
@@ -49,7 +49,7 @@ impl Lists {
     /// A leader is known, and with it the log: what was told of members that are in it is not needed. Says whether
     /// anything was.
     fn found(&mut self) -> bool {
-        let Self { own, told } = self;
+        let Self { own, told, .. } = self;
         let before = told.len();
         told.retain(|member| own.members.iter().all(|known| known.id != member.id));
         told.len() < before
