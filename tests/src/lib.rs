@@ -1,6 +1,6 @@
 //! A harness for clusters of real `kvd` processes on this machine.
 //!
-//! - [`kvd`] is the binary under test, built once for each test process; [`kvctl`] is its client.
+//! - [`kvd`] and [`kvctl`] are the binaries under test, built once for each test process.
 //! - [`Cluster`] is a directory, a list of peer URLs and its [`Member`]s; a member is one process at a time.
 //! - [`http::Client`] is a blocking HTTP/1.1 client that never retries, so that a test knows what was acknowledged.
 //! - [`Writers`] are threads that write as fast as they can and remember what was acknowledged.
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 pub use binary::{kvctl, kvd, kvd_with_failpoints};
 pub use cluster::Cluster;
 pub use load::{History, Writers};
-pub use member::{Member, Refused, directory_contents, refused, refused_with_env};
+pub use member::{Member, Refused, command, directory_contents, refused, refused_with_env};
 
 /// Longest wait for anything that a healthy member does on a busy machine: start, elect, catch up, end.
 pub const PATIENCE: Duration = Duration::from_secs(30);

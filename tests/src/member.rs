@@ -61,6 +61,12 @@ impl Member {
         self.program = Some(program.to_owned());
     }
 
+    /// Moves the peer listener to another port from the next start on; the other members are told of it then.
+    pub fn move_to_another_peer_port(&mut self) {
+        self.peer_port = Port::reserve();
+        self.args.extend(["--advertise-peer".to_owned(), self.peer_port.url()]);
+    }
+
     /// Gives every flag as its `KVD_*` variable from now on, and none on the command line.
     pub fn configure_through_environment(&mut self) {
         self.through_environment = true;
@@ -268,7 +274,8 @@ fn variables(args: &[String]) -> Vec<(String, String)> {
     variables
 }
 
-fn command(directory: &Path) -> Command {
+/// `kvd` in a directory, without any KVD_* variable of the caller's environment.
+pub fn command(directory: &Path) -> Command {
     command_of(kvd(), directory)
 }
 

@@ -22,33 +22,8 @@ pub(crate) async fn get(endpoints: &[Endpoint], key: &str, out: &mut dyn Write) 
     }
 }
 
-/// `status`: one line an endpoint.
-pub(crate) async fn status(endpoints: &[Endpoint], out: &mut dyn Write) -> Result<(), Error> {
-    let mut not_ready = 0;
-    for endpoint in endpoints {
-        let one = std::slice::from_ref(endpoint);
-        let line = match ask(one, "GET", "/readyz", b"").await {
-            Ok((_, 200, _)) => {
-                let metrics =
-                    ask(one, "GET", "/metrics", b"").await.map(|(_, _, body)| body).unwrap_or_default();
-                let leads = metrics.split(|&b| b == b'\n').any(|line| line == b"etcd_server_is_leader 1");
-                if leads { "ready, leads".to_owned() } else { "ready".to_owned() }
-            }
-            answer => {
-                not_ready += 1;
-                match answer {
-                    Ok((_, _, body)) => format!("not ready: {}", String::from_utf8_lossy(&body).trim()),
-                    Err(error) => error.to_string(),
-                }
-            }
-        };
-        writeln!(out, "{endpoint}  {line}")?;
-    }
-    if not_ready == 0 { Ok(()) } else { Err(Error::NotReady(not_ready)) }
-}
-
 /// One request at the first endpoint that takes a connection: who answered, the status and the body.
-async fn ask(
+pub(crate) async fn ask(
     endpoints: &[Endpoint],
     method: &str,
     path: &str,

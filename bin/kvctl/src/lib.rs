@@ -6,7 +6,9 @@
 //! | command | does |
 //! |---|---|
 //! | `put KEY VALUE`, `get KEY` | one write, one linearizable read, at the first endpoint that takes a connection |
-//! | `status` | one line an endpoint: is it ready, does it lead |
+//! | `member list`, `add`, `remove`, `promote`, `change` | who belongs to the cluster ([`cluster`]) |
+//! | `leader transfer` | who leads it |
+//! | `status` | one line a member: its role, how far it is, whether it is ready |
 //! | `bench put` | a closed loop of writes: throughput and latency ([`mod@bench`]) |
 //! | `wal dump`, `wal verify` | a member's log, record by record, or checked as a whole ([`files`]) |
 //! | `snap inspect`, `snap verify` | its snapshots |
@@ -19,6 +21,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub mod bench;
+pub mod cluster;
 mod commands;
 mod endpoint;
 pub mod files;
@@ -61,8 +64,18 @@ pub enum Command {
         /// The key
         key: String,
     },
-    /// Say for each endpoint whether it is ready and whether it leads
-    Status,
+    /// Say who belongs to the cluster
+    #[command(subcommand)]
+    Member(cluster::Member),
+    /// Say who leads it
+    #[command(subcommand)]
+    Leader(cluster::Leader),
+    /// Say of each member what its role is, how far it is, and whether it is ready
+    Status {
+        /// How to print it
+        #[command(flatten)]
+        output: cluster::Output,
+    },
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -144,8 +157,14 @@ pub enum Error {
     /// `get` of a key that is absent.
     #[error("no such key: {0}")]
     NoSuchKey(String),
-    /// `status` found an endpoint that is not ready.
-    #[error("{0} of the endpoints not ready")]
+    /// The answer is not what this client understands.
+    #[error("{endpoint} answered with what is no JSON: is it a kvd, and of this version?")]
+    NotUnderstood {
+        /// Which server.
+        endpoint: Endpoint,
+    },
+    /// `status` found a member that is not ready.
+    #[error("members that are not ready: {0}")]
     NotReady(usize),
     /// A measurement without a single acknowledged write.
     #[error("nothing was acknowledged; {0}")]
@@ -217,6 +236,12 @@ impl Error {
 }
 
 fn text_of(body: &[u8]) -> String {
+    // A problem document says it in words, and has a code for programs.
+    if let Ok(problem) = serde_json::from_slice::<serde_json::Value>(body)
+        && let (Some(detail), Some(code)) = (problem["detail"].as_str(), problem["code"].as_str())
+    {
+        return format!(" ({code}): {detail}");
+    }
     match String::from_utf8_lossy(body).trim() {
         "" => String::new(),
         text => format!(": {text}"),
@@ -231,7 +256,9 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<(), Error> {
     match cli.command {
         Command::Put { key, value } => block_on(commands::put(&cli.endpoints, &key, value.as_bytes()))?,
         Command::Get { key } => block_on(commands::get(&cli.endpoints, &key, out))?,
-        Command::Status => block_on(commands::status(&cli.endpoints, out))?,
+        Command::Member(command) => block_on(cluster::member(&cli.endpoints, command, out))?,
+        Command::Leader(command) => block_on(cluster::leader(&cli.endpoints, command, out))?,
+        Command::Status { output } => block_on(cluster::status(&cli.endpoints, output.format, out))?,
         Command::Bench(Bench::Put(flags)) => {
             let report = block_on(bench::put(&cli.endpoints, &flags))?;
             if flags.json {

@@ -140,16 +140,148 @@ fn a_request_without_an_answer_is_not_sent_again() {
     assert_eq!(server.seen().len(), 1);
 }
 
+/// A member list with two members, as the leader, member 1, gives it.
+fn two_members(leader: &str, follower: &str) -> String {
+    serde_json::json!({
+        "cluster_id": "0000000000000007",
+        "leader": "1",
+        "members": [
+            {"id": "1", "peer_urls": ["http://a:1"], "client_urls": [leader], "role": "voter", "progress": null},
+            {"id": "20", "peer_urls": ["http://b:1", "http://b:2"], "client_urls": [follower], "role": "learner",
+             "progress": {"matched": 7, "active": true, "catch_up": {"round": 2, "target": 9, "ready": false}}},
+        ],
+        "removed": ["3", "4"],
+    })
+    .to_string()
+}
+
 #[test]
-fn status_names_the_leader_and_counts_who_is_not_ready() {
-    let leader = Server::start(|(line, _)| match line.as_str() {
-        "GET /readyz" => answer("200 OK", "ok"),
-        _ => answer("200 OK", "etcd_server_has_leader 1\netcd_server_is_leader 1\n"),
+fn member_list_is_a_table_or_json() {
+    let list = two_members("http://c:80", "ftp://d");
+    let document = list.clone();
+    let server = Server::start(move |_| answer("200 OK", &document));
+    let (result, out) = kvctl(&server.url, &["member", "list"]);
+    assert!(result.is_ok(), "{result:?}");
+    let wanted = "\
+ID  ROLE          PEER URLS              CLIENT URLS  PROGRESS
+1   voter, leads  http://a:1             http://c:80
+20  learner       http://b:1 http://b:2  ftp://d      has 7 of 9, round 2
+removed: 3 4
+";
+    assert_eq!(out, wanted);
+    let (_, out) = kvctl(&server.url, &["member", "list", "-w", "json"]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap().to_string(), list);
+}
+
+#[test]
+fn member_list_asks_the_leader_how_far_the_others_are() {
+    let leader = Server::start(|_| answer("200 OK", &two_members("", "")));
+    let url = leader.url.clone();
+    let follower = Server::start(move |_| {
+        let mut list: serde_json::Value = serde_json::from_str(&two_members(&url, "")).unwrap();
+        list["members"][1]["progress"] = serde_json::Value::Null;
+        answer("200 OK", &list.to_string())
     });
-    let waiting = Server::start(|_| answer("503 Service Unavailable", "no leader"));
-    let (result, out) = kvctl(&format!("{},{}", leader.url, waiting.url), &["status"]);
+    let (result, out) = kvctl(&follower.url, &["member", "list"]);
+    assert!(result.is_ok() && out.contains("round 2"), "{out}");
+    assert_eq!(leader.seen(), [("GET /v1/members".to_owned(), Vec::new())]);
+}
+
+#[test]
+fn changes_are_one_request() {
+    let server = Server::start(|(line, _)| match line.contains("leader") {
+        true => answer("200 OK", r#"{"leader":"2"}"#),
+        false => answer("200 OK", r#"{"outcome":"applied","index":12}"#),
+    });
+    for (args, path, body, said) in [
+        (
+            &["member", "add", "4=http://d:1,http://d:2", "5=http://e:1"][..],
+            "POST /v1/members",
+            r#"[{"change":"add","id":"4","peer_urls":["http://d:1","http://d:2"]},{"change":"add","id":"5","peer_urls":["http://e:1"]}]"#,
+            "done, at index 12\n",
+        ),
+        (
+            &["member", "remove", "18446744073709551615", "--force", "a & b"],
+            "POST /v1/members?force=a%20%26%20b",
+            r#"[{"change":"remove","id":"18446744073709551615"}]"#,
+            "done, at index 12\n",
+        ),
+        (
+            &["member", "promote", "4", "-w", "json"],
+            "POST /v1/members",
+            r#"[{"change":"promote","id":"4"}]"#,
+            "{\"index\":12,\"outcome\":\"applied\"}\n",
+        ),
+        (
+            &["member", "change", "--remove", "1", "--promote", "4", "--add", "6=http://f:1"],
+            "POST /v1/members",
+            r#"[{"change":"add","id":"6","peer_urls":["http://f:1"]},{"change":"promote","id":"4"},{"change":"remove","id":"1"}]"#,
+            "done, at index 12\n",
+        ),
+        (&["leader", "transfer", "2"], "POST /v1/leader", r#"{"id":"2"}"#, "member 2 leads\n"),
+        (&["leader", "transfer"], "POST /v1/leader", "", "member 2 leads\n"),
+    ] {
+        let (result, out) = kvctl(&server.url, args);
+        assert!(result.is_ok(), "{args:?}: {result:?}");
+        assert_eq!(out, said, "{args:?}");
+        let (line, sent) = server.seen().pop().unwrap();
+        assert_eq!((line.as_str(), std::str::from_utf8(&sent).unwrap()), (path, body), "{args:?}");
+    }
+}
+
+#[test]
+fn a_refusal_is_said_in_its_words_and_code() {
+    let server = Server::start(|_| {
+        answer("409 Conflict", r#"{"code":"last_voter","detail":"member 1 is the last voter","status":409}"#)
+    });
+    let (result, _) = kvctl(&server.url, &["member", "remove", "1"]);
+    let error = result.unwrap_err().to_string();
+    assert!(error.ends_with("answered 409 (last_voter): member 1 is the last voter"), "{error}");
+    let strange = Server::start(|_| answer("200 OK", "ok"));
+    assert!(matches!(kvctl(&strange.url, &["member", "list"]).0, Err(Error::NotUnderstood { .. })));
+}
+
+#[test]
+fn status_has_a_line_for_each_member_of_the_list() {
+    let list = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let follower = Server::start(|(line, _)| match line.as_str() {
+        "GET /readyz" => answer("503 Service Unavailable", "no leader\n"),
+        _ => answer(
+            "200 OK",
+            r#"{"id":"20","role":"follower","term":3,"commit":8,"applied":8,"revision":4,"keys":2}"#,
+        ),
+    });
+    let document = list.clone();
+    let leader = Server::start(move |(line, _)| match line.as_str() {
+        "GET /readyz" => answer("200 OK", "ok"),
+        "GET /v1/status" => answer(
+            "200 OK",
+            r#"{"id":"1","role":"leader","term":3,"commit":9,"applied":9,"revision":5,"keys":2}"#,
+        ),
+        _ => answer("200 OK", &document.lock().unwrap()),
+    });
+    *list.lock().unwrap() = two_members(&leader.url, &follower.url);
+    let (result, out) = kvctl(&leader.url, &["status"]);
+    assert!(matches!(result, Err(Error::NotReady(1))), "{result:?}");
+    let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let url = (leader.url.as_str(), follower.url.as_str());
+    assert_eq!(lines[1], ["1", url.0, "leader", "3", "9", "9", "5", "2", "yes"]);
+    assert_eq!(lines[2], ["20", url.1, "follower", "3", "8", "8", "4", "2", "no", "leader"]);
+    let (_, out) = kvctl(&leader.url, &["status", "-w", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&json[0]["ready"], &json[1]["reason"]), (&true.into(), &"no leader".into()));
+}
+
+#[test]
+fn status_without_a_member_list_asks_the_endpoints() {
+    let silent = nobody();
+    let server = Server::start(|(line, _)| match line.as_str() {
+        "GET /readyz" => answer("200 OK", "ok"),
+        _ => answer("404 Not Found", "there is no such endpoint"),
+    });
+    let (result, out) = kvctl(&format!("{},{silent}", server.url), &["status"]);
     assert!(matches!(result, Err(Error::NotReady(1))));
-    assert_eq!(out, format!("{}  ready, leads\n{}  not ready: no leader\n", leader.url, waiting.url));
+    assert!(out.contains(&server.url) && out.contains(&format!("cannot connect to {silent}")), "{out}");
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn puts(index: u64, term: u64, puts: &[(&str, &[u8])]) -> Entry {
             payload: field(0x0a, &[field(0x0a, key.as_bytes()), field(0x12, value)].concat()).into(),
         })
         .collect();
-    entry(index, term, Batch { member: 1, boot: 1, floor: 0, commands }.encode_to_vec())
+    entry(index, term, Batch { member: 1, boot: 1, floor: 0, commands, announcement: None }.encode_to_vec())
 }
 
 /// A learner joins.
@@ -70,7 +70,7 @@ fn add_learner(index: u64, term: u64) -> Entry {
     let mut change = ConfChangeV2::default();
     change.set_changes(vec![single].into());
     let member = Member { id: 4, peer_urls: vec!["http://127.0.0.1:4".to_owned()], ..Member::default() };
-    let context = MemberChange { proposer: 1, boot: 1, counter: 0, member: Some(member) };
+    let context = MemberChange { proposer: 1, boot: 1, members: vec![member], ..MemberChange::default() };
     let mut entry = entry(index, term, kvd_raftpb::codec::encode_conf_change(&change));
     entry.set_entry_type(EntryType::EntryConfChangeV2);
     entry.context = context.encode_to_vec().into();

@@ -16,6 +16,7 @@ use futures_util::{Stream, stream};
 use kvd_http_api::{Extras, HttpApi, Server};
 use kvd_kvstore::{Kv, Service, Shared};
 use kvd_node::{Config, Exit, Fatal, Handle, Home, Known, Membership, Node, Start};
+use kvd_raftpb::peer_url::PeerUrl;
 use kvd_transport::Transport;
 use kvd_vfs::RealDisk;
 use prometheus_client::registry::Registry;
@@ -94,6 +95,16 @@ pub enum Failure {
     /// The cluster removed this id before.
     #[error("cannot join: {0}; an id never comes back, so add this member under a new one")]
     RemovedBefore(String),
+    /// A first member that is not in the list.
+    #[error(
+        "--id {id} is outside --cluster, which lists {len}: member i of a new cluster has the i-th URL; --join is for members that were added"
+    )]
+    NotListed {
+        /// The member.
+        id: u64,
+        /// How many URLs there are.
+        len: usize,
+    },
     /// A joiner cannot ask.
     #[error("cannot join: {0}")]
     Join(kvd_transport::Error),
@@ -138,6 +149,10 @@ pub async fn run(settings: Settings) -> Result<Ended, Failure> {
     let (start, list) = match (known, own_list) {
         (Some(known), Some(list)) => (Start::Join { cluster_id: known.identity.cluster_id }, list),
         (None, _) if !settings.flags.join => {
+            let len = settings.cluster.len();
+            if usize::try_from(id).is_ok_and(|id| id > len) {
+                return Err(Failure::NotListed { id, len });
+            }
             refuse_if_wiped(&settings).await?;
             let urls: Vec<String> = settings.cluster.iter().map(ToString::to_string).collect();
             let (cluster_id, members) = (kvd_node::cluster_id(&urls), kvd_node::initial_members(&urls));
@@ -155,7 +170,7 @@ pub async fn run(settings: Settings) -> Result<Ended, Failure> {
 
     let store = Shared::new();
     let node = home.start(node_config(&settings), &start, Kv::new(store.clone()))?;
-    let member = Member::compose(&settings, node, store, &list, peers, clients)?;
+    let member = Running::compose(&settings, node, store, &list, peers, clients)?;
     let exit = member.live(&mut signals).await?;
     Ok(Ended { id, exit })
 }
@@ -182,9 +197,14 @@ fn check_directory(settings: &Settings, known: &Known) -> Result<(), Failure> {
     let urls: Vec<&String> = members.clone().flat_map(|member| &member.peer_urls).collect();
     let strange: Vec<&String> = named.iter().filter(|url| !urls.contains(url)).collect();
     let same = kvd_node::cluster_id(&named) == identity.cluster_id || strange.is_empty() || urls.is_empty();
-    // A member that is a cluster of its own is not one of several, unless it joins them: whoever joined it is in its
-    // newest snapshot. For a larger cluster the snapshot may be older than the list.
-    let another = strange.len() == named.len() || (members.count() == 1 && !settings.flags.join);
+    // A member that began as a cluster of its own is not one of several, unless it joins them: whoever joined it is in
+    // its newest snapshot. For a larger cluster the snapshot may be older than the list; and one that shrank, or was
+    // recovered, may be started with the flags that it always had.
+    let began_alone =
+        |member: &kvd_node::Member| kvd_node::cluster_id(&member.peer_urls) == identity.cluster_id;
+    let is_alone = members.clone().count() == 1 && members.clone().all(began_alone);
+    let is_moved = !settings.flags.advertise_peer.is_empty();
+    let another = (strange.len() == named.len() && !is_moved) || (is_alone && !settings.flags.join);
     if same || !another {
         if !same {
             tracing::warn!(?strange, "--cluster names members that this one does not know of");
@@ -200,6 +220,7 @@ fn node_config(settings: &Settings) -> Config {
         election_ticks: flags.election_ticks.into(),
         snapshot_bytes: flags.snapshot_bytes,
         segment_bytes: flags.segment_bytes,
+        announce: Some(settings.announcement.clone()),
         catch_up_bytes: Config::new(flags.id).catch_up_bytes.min(flags.snapshot_bytes),
         ..Config::new(flags.id)
     }
@@ -223,6 +244,19 @@ async fn ask_for_members(settings: &Settings) -> Result<Membership, Failure> {
             Err(error) => return Err(Failure::Join(error)),
         }
     }
+}
+
+/// The members of `list` where `--cluster` has them: some may have moved since this one last heard of them.
+fn named(settings: &Settings, list: &Membership) -> Vec<kvd_node::Member> {
+    let members = (1..)
+        .zip(&settings.cluster)
+        .filter(|(id, _)| *id != settings.flags.id && list.members.iter().any(|member| member.id == *id));
+    let member = |(id, url): (u64, &PeerUrl)| kvd_node::Member {
+        id,
+        peer_urls: vec![url.to_string()],
+        ..kvd_node::Member::default()
+    };
+    members.map(member).collect()
 }
 
 /// The URLs in `--cluster` but this member's own.
@@ -249,7 +283,7 @@ async fn refuse_if_wiped(settings: &Settings) -> Result<(), Failure> {
 }
 
 /// The running parts.
-struct Member {
+struct Running {
     handle: Handle,
     transport: Transport,
     door: Server,
@@ -258,7 +292,7 @@ struct Member {
     running: JoinHandle<Result<Exit, Fatal>>,
 }
 
-impl Member {
+impl Running {
     fn compose(
         settings: &Settings,
         node: Node<Kv>,
@@ -273,10 +307,11 @@ impl Member {
             kvd_transport::Config { member_id: flags.id, cluster_id: list.cluster_id, ..Default::default() };
         let snapshots = Arc::new(node.snapshots());
         let transport = Transport::start(config, Arc::new(handle.clone()), snapshots, &Membership::default());
-        let known = KnownPeers::new(transport.clone(), &handle.membership(), &list.members);
+        let named = named(settings, list);
+        let known = KnownPeers::new(transport.clone(), &handle.membership(), &list.members, named);
         transport.serve(peers);
         let seeds = other_urls(settings);
-        let asking = tokio::spawn(known.clone().ask_while_lost(handle.clone(), seeds));
+        let asking = tokio::spawn(known.clone().ask_while_lost(handle.clone(), list.cluster_id, seeds));
 
         let mut registry = Registry::default();
         node.metrics().register(&mut registry);

@@ -1,8 +1,10 @@
-//! Whom this member can reach: the members that its log knows, and those that others told it of.
+//! Whom this member can reach, and where: as its log knows, and as others told.
 //!
-//! A member that was away for long knows the members of long ago. If the cluster's leader is none of them, the two would
-//! never connect, and the log that could tell of it would never arrive. So while no leader is known, the others are asked
-//! for their list, and who is on it counts as a peer until this member's own log has caught up with it.
+//! A member that was away for long knows the members of long ago. If the cluster's leader is none of them, or has moved,
+//! the two would never connect, and the log that could tell of it would never arrive. So while no leader is known, the
+//! others are asked for their list. Who is on it counts as a peer until this member's own log has caught up with it; and a
+//! known member is tried at the URLs that were told, too, until a leader is known. The same goes for what `--cluster` says
+//! at the start. Whoever answers at a URL has to say which member of which cluster it is, so a wrong one does no harm.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,7 +25,10 @@ const ASK_FOR: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 struct Lists {
     own: Membership,
-    /// Members on somebody's list that the own list has neither as members nor as removed.
+    /// Members as the flags have them.
+    named: Vec<Member>,
+    /// Members on somebody's list that the own list has neither as members nor as removed, and other URLs of those that
+    /// it has.
     told: Vec<Member>,
 }
 
@@ -31,25 +36,47 @@ impl Lists {
     /// The log's list changed: what it knows now need not be told any more.
     fn own(&mut self, list: &Membership) {
         self.own = list.clone();
-        let Self { own, told } = self;
-        told.retain(|member| is_news(own, member.id));
+        let Self { own, told, .. } = self;
+        told.retain(|member| is_news(own, member));
     }
 
     /// Somebody told of these members.
     fn tell(&mut self, members: &[Member]) {
-        self.told = members.iter().filter(|member| is_news(&self.own, member.id)).cloned().collect();
+        let all = members.iter().chain(&self.named);
+        self.told = all.filter(|member| is_news(&self.own, member)).cloned().collect();
+    }
+
+    /// A leader is known, and with it the log: what was told of members that are in it is not needed. Says whether
+    /// anything was.
+    fn found(&mut self) -> bool {
+        let Self { own, told, .. } = self;
+        let before = told.len();
+        told.retain(|member| own.members.iter().all(|known| known.id != member.id));
+        told.len() < before
     }
 
     fn union(&self) -> Membership {
         let mut all = self.own.clone();
-        all.members.extend(self.told.iter().cloned());
+        for member in &self.told {
+            match all.members.iter_mut().find(|known| known.id == member.id) {
+                None => all.members.push(member.clone()),
+                Some(known) => {
+                    let new = member.peer_urls.iter().filter(|url| !known.peer_urls.contains(url));
+                    let new: Vec<String> = new.cloned().collect();
+                    known.peer_urls.extend(new);
+                }
+            }
+        }
         all.members.sort_by_key(|member| member.id);
         all
     }
 }
 
-fn is_news(list: &Membership, id: u64) -> bool {
-    list.members.iter().all(|member| member.id != id) && !list.removed.contains(&id)
+fn is_news(list: &Membership, member: &Member) -> bool {
+    match list.members.iter().find(|known| known.id == member.id) {
+        Some(known) => member.peer_urls.iter().any(|url| !known.peer_urls.contains(url)),
+        None => !list.removed.contains(&member.id),
+    }
 }
 
 /// The transport, with the peers that this member was told of.
@@ -60,13 +87,14 @@ pub struct KnownPeers {
 }
 
 impl KnownPeers {
-    /// Peers are those of `own`, the log's list, and those of `told`.
+    /// Peers are those of `own`, the log's list, those of `told`, and those of `named`, the flags.
     #[must_use]
-    pub fn new(transport: Transport, own: &Membership, told: &[Member]) -> Self {
+    pub fn new(transport: Transport, own: &Membership, told: &[Member], named: Vec<Member>) -> Self {
         let peers = Self { transport, lists: Arc::default() };
         let union = {
             let mut lists = peers.lock();
             lists.own(own);
+            lists.named = named;
             lists.tell(told);
             lists.union()
         };
@@ -78,12 +106,20 @@ impl KnownPeers {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the others for their list whenever no leader is known for a while. Never ends.
-    pub async fn ask_while_lost(self, handle: Handle, seeds: Vec<String>) {
+    /// Asks the others for their list whenever no leader is known for a while. What a member of another cluster than
+    /// `cluster` says does not count. Never ends.
+    pub async fn ask_while_lost(self, handle: Handle, cluster: u64, seeds: Vec<String>) {
         let id = handle.status().id;
         loop {
             sleep(ASK_AFTER).await;
             if handle.status().leader.is_some() {
+                let union = {
+                    let mut lists = self.lock();
+                    lists.found().then(|| lists.union())
+                };
+                if let Some(union) = union {
+                    self.transport.update(&union);
+                }
                 continue;
             }
             let mut urls: Vec<String> = self
@@ -97,7 +133,7 @@ impl KnownPeers {
             urls.extend(seeds.iter().cloned());
             urls.sort_unstable();
             urls.dedup();
-            match kvd_transport::fetch_membership(&urls, id, ASK_FOR).await {
+            match kvd_transport::fetch_membership_of(cluster, &urls, id, ASK_FOR).await {
                 Ok(list) => {
                     let union = {
                         let mut lists = self.lock();
@@ -165,6 +201,32 @@ mod tests {
         assert_eq!(ids(&lists.union()), [1, 3, 4, 5]);
         lists.own(&list(&[1, 3, 4], &[2, 5]));
         assert_eq!(ids(&lists.union()), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_member_that_moved_is_tried_at_both_places_until_a_leader_is_known() {
+        let mut lists = Lists::default();
+        lists.own(&list(&[1, 2], &[]));
+        let moved = Member { id: 2, peer_urls: vec!["http://127.0.0.1:22".into()], ..Member::default() };
+        lists.tell(&[member(1), moved.clone()]);
+        let urls = |lists: &Lists| lists.union().members[1].peer_urls.clone();
+        assert_eq!(urls(&lists), ["http://127.0.0.1:2", "http://127.0.0.1:22"]);
+        lists.tell(&[member(1), moved.clone(), member(3)]);
+        assert!(lists.found() && !lists.found());
+        assert_eq!(urls(&lists), ["http://127.0.0.1:2"]);
+        assert_eq!(ids(&lists.union()), [1, 2, 3], "the log does not know of 3 yet");
+        // The flags say so, and somebody who is asked does not know yet.
+        lists.named = vec![moved.clone()];
+        lists.tell(&[member(1), member(2)]);
+        assert_eq!(urls(&lists), ["http://127.0.0.1:2", "http://127.0.0.1:22"]);
+        lists.named.clear();
+        // The log says so.
+        lists.tell(std::slice::from_ref(&moved));
+        let mut own = list(&[1, 2], &[]);
+        own.members[1] = moved;
+        lists.own(&own);
+        assert_eq!(urls(&lists), ["http://127.0.0.1:22"]);
+        assert!(!lists.found());
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! Answers: what a request gets back, and which status an error of the store has.
+//!
+//! A refusal is one thing in two forms: a line of text at the root, where raftexample's clients read it, and under `/v1`
+//! `application/problem+json` (RFC 9457) with a stable `code`, which programs may rely on.
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use kvd_kvstore::{Age, Error, MembershipRefusal};
+use serde_json::{Value, json};
 
 /// Every answer's body is in memory when the answer begins: a value, or a few words.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -25,6 +29,11 @@ pub(crate) fn value(value: Bytes) -> Answer {
     content(StatusCode::OK, "application/octet-stream", value)
 }
 
+/// 200 with a JSON document.
+pub(crate) fn document(value: &Value) -> Answer {
+    content(StatusCode::OK, "application/json", format!("{value}\n").into())
+}
+
 /// An answer of some content type.
 pub(crate) fn content(status: StatusCode, content_type: &'static str, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body));
@@ -36,18 +45,6 @@ pub(crate) fn content(status: StatusCode, content_type: &'static str, body: Byte
 /// One line of text.
 pub(crate) fn words(status: StatusCode, words: &str) -> Answer {
     content(status, "text/plain; charset=utf-8", format!("{words}\n").into())
-}
-
-/// 400.
-pub(crate) fn bad(reason: &str) -> Answer {
-    words(StatusCode::BAD_REQUEST, reason)
-}
-
-/// 405 with the methods that there are.
-pub(crate) fn method_not_allowed(allow: &'static str) -> Answer {
-    let mut answer = words(StatusCode::METHOD_NOT_ALLOWED, &format!("this method is not one of {allow}"));
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-    answer
 }
 
 /// The answer with one more header.
@@ -68,32 +65,103 @@ pub(crate) fn with_age(answer: Answer, age: Age) -> Answer {
     with_header(answer, HeaderName::from_static("kvd-staleness-ms"), value)
 }
 
-/// The answer to a request that the store did not do.
-pub(crate) fn failed(error: &Error) -> Answer {
-    let status = status_of(error);
-    let answer = words(status, &error.to_string());
-    let retry =
-        [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE, StatusCode::INSUFFICIENT_STORAGE];
-    if retry.contains(&status) {
-        return with_header(answer, RETRY_AFTER, RETRY_AFTER_SECONDS);
-    }
-    answer
+/// Why a request was not done.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    /// Stable; see the table in the crate's documentation.
+    code: &'static str,
+    /// One line.
+    detail: String,
+    /// Whether it may help to try again soon.
+    retry: bool,
+    /// The methods that there are.
+    allow: Option<&'static str>,
 }
 
-fn status_of(error: &Error) -> StatusCode {
-    match error {
-        Error::EmptyKey => StatusCode::BAD_REQUEST,
-        Error::KeyTooLong { .. } | Error::ValueTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Error::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-        Error::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-        Error::NoLeader | Error::Stopped | Error::Removed => StatusCode::SERVICE_UNAVAILABLE,
-        Error::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
-        Error::Membership(refusal) => match refusal {
-            MembershipRefusal::Removed(_) => StatusCode::GONE,
-            MembershipRefusal::Unknown(_) => StatusCode::NOT_FOUND,
-            MembershipRefusal::Conflict { .. } | MembershipRefusal::LastVoter(_) => StatusCode::CONFLICT,
-            MembershipRefusal::Invalid(_) => StatusCode::BAD_REQUEST,
-        },
-        Error::Refused(_) | Error::BadResponse => StatusCode::INTERNAL_SERVER_ERROR,
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), retry: false, allow: None }
+    }
+
+    /// 400.
+    pub(crate) fn bad(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+    }
+
+    /// 405 with the methods that there are.
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("this method is not one of {allow}");
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail) }
+    }
+
+    /// As one line of text.
+    pub(crate) fn text(self) -> Answer {
+        let answer = words(self.status, &self.detail);
+        self.with_headers(answer)
+    }
+
+    /// As a problem document; with the leader's id if it is known, for whoever wants to ask there.
+    pub(crate) fn problem(self, leader: Option<u64>) -> Answer {
+        let mut problem = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or_default(),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        if let Some(leader) = leader {
+            problem["leader"] = leader.to_string().into();
+        }
+        let body = format!("{problem}\n").into();
+        let answer = content(self.status, "application/problem+json", body);
+        self.with_headers(answer)
+    }
+
+    fn with_headers(self, mut answer: Answer) -> Answer {
+        if self.retry {
+            answer = with_header(answer, RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        match self.allow {
+            Some(allow) => with_header(answer, ALLOW, HeaderValue::from_static(allow)),
+            None => answer,
+        }
+    }
+}
+
+impl From<&Error> for Refusal {
+    /// The refusal of a request that the store did not do.
+    fn from(error: &Error) -> Self {
+        let (status, code) = match error {
+            Error::EmptyKey => (StatusCode::BAD_REQUEST, "bad_request"),
+            Error::KeyTooLong { .. } | Error::ValueTooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_large")
+            }
+            Error::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+            Error::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "no_space"),
+            Error::NoLeader => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
+            Error::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            Error::Removed => (StatusCode::SERVICE_UNAVAILABLE, "removed"),
+            Error::Unknown { .. } => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
+            Error::Membership(refusal) => match refusal {
+                MembershipRefusal::Removed(_) => (StatusCode::GONE, "member_removed"),
+                MembershipRefusal::Unknown(_) => (StatusCode::NOT_FOUND, "member_unknown"),
+                MembershipRefusal::Conflict { .. } => (StatusCode::CONFLICT, "member_conflict"),
+                MembershipRefusal::LastVoter(_) => (StatusCode::CONFLICT, "last_voter"),
+                MembershipRefusal::LosesQuorum { .. } => (StatusCode::CONFLICT, "loses_quorum"),
+                MembershipRefusal::NotCaughtUp(_) => (StatusCode::CONFLICT, "not_caught_up"),
+                MembershipRefusal::NotTakenOver { .. } => (StatusCode::CONFLICT, "not_taken_over"),
+                MembershipRefusal::Joint => (StatusCode::CONFLICT, "change_under_way"),
+                MembershipRefusal::Invalid(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            },
+            Error::Refused(_) | Error::BadResponse => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        };
+        let retry = matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::INSUFFICIENT_STORAGE
+        );
+        Self { retry, ..Self::new(status, code, error.to_string()) }
     }
 }

@@ -18,7 +18,7 @@
 //! | 400 | bad path, key, member id, peer URL or query |
 //! | 404 | no such key, member or endpoint |
 //! | 405 | another method; `Allow` says which there are |
-//! | 409 | the member exists with another URL, or is the last voter |
+//! | 409 | the member exists with another URL, or is the last voter; the leader finds the change unsafe |
 //! | 410 | the member was removed |
 //! | 413 | the key, value or URL is too long |
 //! | 429 | overloaded, nothing was done; `Retry-After` |
@@ -26,7 +26,22 @@
 //! | 504 | the outcome is unknown |
 //! | 507 | the member's disk is full, nothing was done; `Retry-After` |
 //!
-//! Every refusal carries its reason in words: one line of `text/plain`.
+//! Every refusal carries its reason in words: at the root one line of `text/plain`, under `/v1` a problem document
+//! (`application/problem+json`) with `status`, `title`, `detail`, `leader` if one is known, and one of these codes, which
+//! stay as they are:
+//!
+//! | status | `code` |
+//! |---|---|
+//! | 400, 413, 405, 501 | `bad_request`, `too_large`, `method_not_allowed`, `not_implemented` |
+//! | 404 | `key_not_found`, `member_unknown` |
+//! | 409 | `member_conflict`, `last_voter`, `loses_quorum`, `not_caught_up`, `not_taken_over`, `change_under_way` |
+//! | 410 | `member_removed` |
+//! | 429 | `overloaded` |
+//! | 503 | `no_leader`, `stopping`, `removed` (the member that was asked) |
+//! | 504 | `outcome_unknown` |
+//! | 500 | `internal` |
+//!
+//! Beside the keys there are `/v1/members`, `/v1/leader` and `/v1/status`, in JSON: `src/members.rs` has their forms.
 //!
 //! # Bounds
 //!
@@ -45,6 +60,7 @@
 mod answer;
 mod body;
 mod connection;
+mod members;
 mod operations;
 mod path;
 mod root;

@@ -18,7 +18,7 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use kvd_kvstore::Door;
+use kvd_kvstore::admin::Admin;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -123,7 +123,7 @@ pub struct HttpApi<D> {
     options: Options,
 }
 
-impl<D: Door> HttpApi<D> {
+impl<D: Admin> HttpApi<D> {
     /// A door to the store, with default [`Options`].
     #[must_use]
     pub fn new(door: D, extras: Extras) -> Self {
@@ -205,7 +205,7 @@ struct Connections<D> {
     open: HashMap<Id, (Arc<Gauge>, AbortHandle)>,
 }
 
-impl<D: Door> Connections<D> {
+impl<D: Admin> Connections<D> {
     fn new(door: D, extras: Extras, options: Options) -> Self {
         let shared = Arc::new(Shared {
             door,

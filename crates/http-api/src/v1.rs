@@ -9,7 +9,7 @@ use hyper::header::{ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_
 use hyper::{Method, Request, StatusCode};
 use kvd_kvstore::Door;
 
-use crate::answer::{self, Answer};
+use crate::answer::{self, Answer, Refusal};
 use crate::root;
 use crate::server::{Connection, Shared};
 
@@ -30,36 +30,43 @@ pub(crate) async fn handle<D: Door>(
     key: Bytes,
     request: Request<Incoming>,
 ) -> Answer {
+    match answer(shared, connection, key, request).await {
+        Ok(answer) => answer,
+        Err(refusal) => refusal.problem(shared.door.status().leader),
+    }
+}
+
+async fn answer<D: Door>(
+    shared: &Shared<D>,
+    connection: &Connection,
+    key: Bytes,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
     if let Some(what) = not_there_yet(request.headers(), request.uri().query()) {
-        return answer::words(StatusCode::NOT_IMPLEMENTED, &format!("{what} is not supported yet"));
+        let detail = format!("{what} is not supported yet");
+        return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", detail));
     }
     match *request.method() {
-        Method::GET => match root::get(shared, key, request.uri().query()).await {
-            Ok(reading) => {
-                let revision = HeaderValue::from(reading.revision);
-                let answer = match reading.record {
-                    Some(record) => tagged(answer::value(record.value), record.mod_revision),
-                    None => root::no_such_key(),
-                };
-                answer::with_age(answer::with_header(answer, KVD_REVISION, revision), reading.age)
-            }
-            Err(refusal) => refusal,
-        },
-        Method::PUT => match root::put(shared, connection, key, request).await {
-            Ok(written) => {
-                let answer = tagged(answer::done(), written.revision);
-                answer::with_header(answer, KVD_REVISION, HeaderValue::from(written.revision))
-            }
-            Err(refusal) => refusal,
-        },
-        Method::DELETE => match shared.door.delete(key).await {
-            Ok(deleted) => {
-                let answer = if deleted.existed { answer::done() } else { root::no_such_key() };
-                answer::with_header(answer, KVD_REVISION, HeaderValue::from(deleted.revision))
-            }
-            Err(error) => answer::failed(&error),
-        },
-        _ => answer::method_not_allowed(ALLOW),
+        Method::GET => {
+            let reading = root::get(shared, key, request.uri().query()).await?;
+            let revision = HeaderValue::from(reading.revision);
+            let answer = match reading.record {
+                Some(record) => tagged(answer::value(record.value), record.mod_revision),
+                None => root::no_such_key().problem(None),
+            };
+            Ok(answer::with_age(answer::with_header(answer, KVD_REVISION, revision), reading.age))
+        }
+        Method::PUT => {
+            let written = root::put(shared, connection, key, request).await?;
+            let answer = tagged(answer::done(), written.revision);
+            Ok(answer::with_header(answer, KVD_REVISION, HeaderValue::from(written.revision)))
+        }
+        Method::DELETE => {
+            let deleted = shared.door.delete(key).await.map_err(|error| Refusal::from(&error))?;
+            let answer = if deleted.existed { answer::done() } else { root::no_such_key().problem(None) };
+            Ok(answer::with_header(answer, KVD_REVISION, HeaderValue::from(deleted.revision)))
+        }
+        _ => Err(Refusal::method_not_allowed(ALLOW)),
     }
 }
 

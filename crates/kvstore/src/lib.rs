@@ -7,6 +7,7 @@
 //! | [`apply`] | [`Kv`]: committed commands to changes of the store |
 //! | [`snapshot`] | the bytes of the store in a snapshot |
 //! | [`service`] | [`Service`]: propose a command and await its result, linearizable reads, membership |
+//! | [`admin`] | [`admin::Admin`]: what a front door may ask about the cluster |
 //! | [`door`] | [`Door`]: what a front door may ask, and the errors it renders |
 //!
 //! # Who holds the store
@@ -28,6 +29,7 @@
 //! assert_eq!(store.revision(), 2); // a delete of nothing takes no revision
 //! ```
 
+pub mod admin;
 pub mod apply;
 pub mod command;
 pub mod door;

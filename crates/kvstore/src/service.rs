@@ -49,6 +49,20 @@ impl Service {
         Self { limits: Limits { key_bytes, value_bytes }, ..self }
     }
 
+    // For `admin.rs`.
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(crate) fn store(&self) -> &Shared {
+        &self.store
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     async fn propose(&self, command: Command) -> Result<Response, Error> {
         let applied = self.handle.propose(command.encode(), self.timeout).await.map_err(of_node)?;
         Response::decode(applied.response).ok_or(Error::BadResponse)
@@ -117,7 +131,7 @@ impl Door for Service {
     }
 }
 
-fn of_node(error: kvd_node::Error) -> Error {
+pub(crate) fn of_node(error: kvd_node::Error) -> Error {
     match error {
         kvd_node::Error::Overloaded => Error::Overloaded,
         kvd_node::Error::NoLeader => Error::NoLeader,

@@ -6,6 +6,8 @@
 //! DIR/snap/    snapshots
 //! DIR/wal/     the log; its metadata record says whose directory this is
 //! ```
+//! `wal.new` and `wal.old` are those of a recovery ([`crate::recover`]) that was interrupted, and go when the directory is
+//! opened.
 //!
 //! A member exists from the moment `DIR/wal` does, and that appears whole or not at all. Every *initial* member writes
 //! the same synthetic snapshot first (index 1, term 1: the conf state and the member list, an empty state machine) and
@@ -101,6 +103,7 @@ impl Home {
             std::io::ErrorKind::WouldBlock => Fatal::Locked(dir.to_owned()),
             _ => file(source),
         })?;
+        Self::settle_recovery(&disk, dir).map_err(file)?;
         Ok(Self { disk, dir: dir.to_owned(), lock })
     }
 
@@ -109,11 +112,15 @@ impl Home {
         &self.dir
     }
 
-    fn wal_dir(&self) -> PathBuf {
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    pub(crate) fn wal_dir(&self) -> PathBuf {
         self.dir.join("wal")
     }
 
-    fn snapshotter(&self) -> Result<Snapshotter, Fatal> {
+    pub(crate) fn snapshotter(&self) -> Result<Snapshotter, Fatal> {
         Ok(Snapshotter::open(self.disk.clone(), &self.dir.join("snap"))?)
     }
 
@@ -138,7 +145,7 @@ impl Home {
     }
 
     /// (term, index) of the snapshots that the log recorded, oldest first.
-    fn recorded(&self) -> Result<Vec<(u64, u64)>, Fatal> {
+    pub(crate) fn recorded(&self) -> Result<Vec<(u64, u64)>, Fatal> {
         let recorded = Wal::recorded_snapshots(&self.disk, &self.wal_dir())?;
         Ok(recorded.iter().map(|record| (record.term, record.index)).collect())
     }
@@ -245,6 +252,7 @@ impl Home {
             refreshing: false,
             status: Status { id: config.id, cluster_id: identity.cluster_id, ..Status::default() },
             membership: state.membership.clone(),
+            progress: Arc::default(),
         };
         let inbox = Arc::new(Inbox::new(config.limits.clone()));
         let mut storage = LogStorage::recovered(snapshot.clone(), replay, wal.reader());
@@ -300,7 +308,7 @@ impl Home {
     }
 }
 
-fn read_identity(metadata: &[u8]) -> Identity {
+pub(crate) fn read_identity(metadata: &[u8]) -> Identity {
     // A log that this crate did not write has no identity of ours; nobody has member id 0, so it is refused as such.
     Identity::decode(metadata).unwrap_or_default()
 }

@@ -97,6 +97,14 @@ pub enum Fatal {
         /// The cluster that was asked for, where it is known.
         cluster: Option<u64>,
     },
+    /// The directory cannot become a cluster of its own.
+    #[error("{} cannot begin a new cluster: {why}; take the directory of another member", path.display())]
+    CannotRecover {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        why: &'static str,
+    },
     /// A committed entry that no member can read: the log was not written by this software.
     #[error(
         "committed entry {index} cannot be read: {cause}; restore this member from its peers under a new id"

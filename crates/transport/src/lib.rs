@@ -113,7 +113,7 @@ pub use config::Config;
 pub use error::Error;
 pub use kvd_raftpb::peer_url::{PeerUrl, PeerUrlError, parse_peer_url};
 pub use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler, Peers, SnapshotSink, SnapshotStore};
-pub use members::fetch_membership;
+pub use members::{fetch_membership, fetch_membership_of};
 pub use metrics::Metrics;
 pub use peer::PeerStatus;
 pub use transport::Transport;

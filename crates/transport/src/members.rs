@@ -32,6 +32,29 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// last round found a peer that does not know `own_id` yet: worth another call. [`Error::Unavailable`] at the deadline
 /// otherwise. [`Error::Url`] and [`Error::NoUrls`] before anybody is asked.
 pub async fn fetch_membership(urls: &[String], own_id: u64, limit: Duration) -> Result<Membership, Error> {
+    fetch(None, urls, own_id, limit).await
+}
+
+/// As [`fetch_membership`], for a member that knows its cluster: what a member of another one says, "you were removed"
+/// above all, does not count.
+///
+/// # Errors
+/// As [`fetch_membership`].
+pub async fn fetch_membership_of(
+    cluster_id: u64,
+    urls: &[String],
+    own_id: u64,
+    limit: Duration,
+) -> Result<Membership, Error> {
+    fetch(Some(cluster_id), urls, own_id, limit).await
+}
+
+async fn fetch(
+    cluster: Option<u64>,
+    urls: &[String],
+    own_id: u64,
+    limit: Duration,
+) -> Result<Membership, Error> {
     let urls = urls.iter().map(|url| parse_peer_url(url)).collect::<Result<Vec<_>, _>>()?;
     if urls.is_empty() {
         return Err(Error::NoUrls);
@@ -44,7 +67,8 @@ pub async fn fetch_membership(urls: &[String], own_id: u64, limit: Duration) -> 
         for url in &urls {
             let left = end.saturating_duration_since(Instant::now()).min(ATTEMPT);
             let late = DialError::Timeout { url: url.clone(), what: "answer", limit: left };
-            match timeout(left, ask(&config, url, own_id)).await.unwrap_or(Err(Failure::Dial(late))) {
+            match timeout(left, ask(&config, url, own_id, cluster)).await.unwrap_or(Err(Failure::Dial(late)))
+            {
                 Ok(membership) => return Ok(membership),
                 Err(Failure::Dial(DialError::Refused { url, status: StatusCode::GONE, reason })) => {
                     return Err(Error::Removed { url, reason });
@@ -75,9 +99,16 @@ enum Failure {
     Dial(#[from] DialError),
     #[error("{0} answered with something other than a member list")]
     Answer(PeerUrl),
+    #[error("{url} answered for cluster {cluster:016x}, which is another one")]
+    OtherCluster { url: PeerUrl, cluster: u64 },
 }
 
-async fn ask(config: &Config, url: &PeerUrl, own_id: u64) -> Result<Membership, Failure> {
+async fn ask(
+    config: &Config,
+    url: &PeerUrl,
+    own_id: u64,
+    wanted: Option<u64>,
+) -> Result<Membership, Failure> {
     let mut exchange = Exchange::open(config, url).await?;
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.uri_mut() = identity::path(MEMBERS.to_owned());
@@ -86,6 +117,9 @@ async fn ask(config: &Config, url: &PeerUrl, own_id: u64) -> Result<Membership, 
     let Some((_, cluster)) = identity::answerer(response.headers()) else {
         return Err(Failure::Answer(url.clone()));
     };
+    if wanted.is_some_and(|wanted| wanted != cluster) {
+        return Err(Failure::OtherCluster { url: url.clone(), cluster });
+    }
     if !response.status().is_success() {
         return Err(exchange.refusal(config, response).await.into());
     }

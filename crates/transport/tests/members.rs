@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use kvd_transport::{Error, fetch_membership};
+use kvd_transport::{Error, fetch_membership, fetch_membership_of};
 use support::raw::FakePeer;
 use support::*;
 
@@ -75,4 +75,19 @@ async fn an_answer_that_is_no_list_is_not_believed() {
     dial.answer(1, "200 OK", Some("\u{ff}\u{ff}")).await;
     let error = soon("an answer", asked).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn another_cluster_has_no_say() {
+    let list = membership(&[(1, vec![]), (4, vec![])], &[3]);
+    let node = knowing(&list).await;
+    let urls = [node.url.clone()];
+    assert_eq!(fetch_membership_of(CLUSTER, &urls, 4, LIMIT).await, Ok(list));
+    let removed = fetch_membership_of(CLUSTER, &urls, 3, LIMIT).await.unwrap_err();
+    assert!(matches!(removed, Error::Removed { .. }), "{removed}");
+    for id in [3, 4] {
+        let error = fetch_membership_of(CLUSTER + 1, &urls, id, LIMIT).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        assert!(error.to_string().contains("another one"), "{error}");
+    }
 }

@@ -117,6 +117,8 @@ impl Outside<List> for Effects {
     fn discard_older(&mut self, newest: (u64, u64)) {
         self.0.push(Effect::Discard(newest));
     }
+    /// It leads, so it has nobody to ask either.
+    fn ask(&mut self, _: kvd_node::driver::Ask) {}
     fn members_changed(&mut self, _: &Arc<Membership>) {}
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
 use clap::Parser as _;
-use kvd::config::{Flags, Settings};
+use kvd::config::{Cli, Settings};
 
 /// Arguments: clap's own time for many of them is of no interest.
 const MOST: usize = 16;
@@ -15,8 +15,8 @@ pub(crate) fn run(input: &[u8]) {
         let arguments = arguments.clone().map(|bytes| OsString::from_vec(bytes.to_vec()));
         std::iter::once(OsString::from(program)).chain(arguments).collect::<Vec<_>>()
     };
-    if let Ok(flags) = Flags::try_parse_from(line("kvd"))
-        && let Ok(settings) = Settings::try_from(flags)
+    if let Ok(cli) = Cli::try_parse_from(line("kvd"))
+        && let Ok(settings) = Settings::try_from(cli.flags)
     {
         let own = settings.flags.id as usize;
         assert!((1..=settings.cluster.len()).contains(&own), "a member has a URL in --cluster");

@@ -103,6 +103,9 @@ impl Outside<Kv> for Effects {
         self.discard = Some(newest);
     }
 
+    /// The answer never comes.
+    fn ask(&mut self, _: kvd_node::driver::Ask) {}
+
     fn members_changed(&mut self, _: &Arc<Membership>) {}
 }
 

@@ -180,7 +180,7 @@ fn messages() -> Vec<Seed> {
 
     let batch = |counter, command: Bytes| {
         let commands = vec![node::Command { counter, payload: command }];
-        Bytes::from(Batch { member: 2, boot: 1, floor: 1, commands }.encode_to_vec())
+        Bytes::from(Batch { member: 2, boot: 1, floor: 1, commands, announcement: None }.encode_to_vec())
     };
     let entries = [batch(1, put(b"key", b"value")), batch(2, put(b"key", b"2"))];
     let deliver = |message: &Message| [vec![0], pieces([encoded(message)])].concat();

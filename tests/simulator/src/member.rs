@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvd_kvstore::{Service, Shared};
-use kvd_node::driver::{Attended, Core, Fetch, Frozen, LogReader, Outside, Parts, Restored, Write};
+use kvd_node::driver::{
+    Ask, Attended, Core, Done, Fetch, Frozen, LogReader, Outside, Parts, Restored, Write,
+};
 use kvd_node::{Config, Error, Exit, Fatal, Handle, Home, Membership, Start, StateMachine};
-use kvd_raftpb::peers::PeerHandler as _;
+use kvd_raftpb::peers::{CallError, PeerHandler as _};
 use kvd_snap::Snapshotter;
 use kvd_vfs::{Lock, MemDisk};
 use kvd_wal::Wal;
@@ -112,6 +114,7 @@ enum Effect {
     Send(Vec<Message>),
     Write(Write),
     Help(Helper),
+    Ask(Ask),
 }
 
 impl Outside<Machine> for Effects {
@@ -132,6 +135,9 @@ impl Outside<Machine> for Effects {
     }
     fn discard_older(&mut self, newest: (u64, u64)) {
         self.0.push(Effect::Help(Helper::Discard(newest)));
+    }
+    fn ask(&mut self, ask: Ask) {
+        self.0.push(Effect::Ask(ask));
     }
     fn members_changed(&mut self, _: &Arc<Membership>) {}
 }
@@ -314,6 +320,7 @@ impl World {
                 Effect::Send(messages) => self.send(m, messages),
                 Effect::Write(write) => self.queue_write(m, write),
                 Effect::Help(helper) => self.begin_help(m, helper),
+                Effect::Ask(ask) => self.refuse_call(m, &ask),
             }
         }
         self.check_turn(m);
@@ -329,6 +336,15 @@ impl World {
             Ok(Some(Exit::Removed)) => self.fail(format!("member {} believes it was removed", m + 1)),
             Err(fatal) => self.stopped(m, &fatal),
         }
+    }
+
+    /// Calls between members are not simulated: each finds nobody.
+    fn refuse_call(&mut self, m: usize, ask: &Ask) {
+        if let Some(run) = &self.members[m].running {
+            let answer = Err(CallError::not_done("the simulator carries no calls"));
+            run.inbox.done(Done::Answered { number: ask.number, answer });
+        }
+        self.wake(m);
     }
 
     fn check_turn(&mut self, m: usize) {

@@ -89,11 +89,17 @@ pub(crate) fn text(entry: &Entry, ours: bool, detail: Detail) -> String {
             format!("{bytes}{shown}")
         }
         Content::Change(change, member) => {
-            let changes: Vec<String> =
-                changes(&change).iter().map(|(what, id)| format!("{what} {id}")).collect();
-            let urls = member.and_then(|change| change.member).map(|member| member.peer_urls.join(" "));
-            let urls = urls.filter(|urls| !urls.is_empty()).map(|urls| format!(" at {urls}"));
-            format!("membership: {}{}", changes.join(", "), urls.unwrap_or_default())
+            let words = |change: &Changed| match change.peer_urls.as_slice() {
+                [] => format!("{} {}", change.what, change.id),
+                urls => format!("{} {} at {}", change.what, change.id, urls.join(" ")),
+            };
+            let all: Vec<String> = changes(&change, member.as_ref()).iter().map(words).collect();
+            let forced = member.map(|member| member.forced).filter(|why| !why.is_empty());
+            let forced = forced.map(|why| format!(", forced: {why}")).unwrap_or_default();
+            match all.as_slice() {
+                [] => "membership: leave the joint configuration".to_owned(),
+                all => format!("membership: {}{forced}", all.join(", ")),
+            }
         }
         Content::Batch(batch) => {
             let all = batch.commands.len();
@@ -104,10 +110,15 @@ pub(crate) fn text(entry: &Entry, ours: bool, detail: Detail) -> String {
                 0 => String::new(),
                 n => format!(", and {n} more"),
             };
+            let announced = batch.announcement.map(|announcement| {
+                let (peers, clients) = (announcement.peer_urls.join(" "), announcement.client_urls.join(" "));
+                format!(", is at {peers}, for clients at {clients}")
+            });
             format!(
-                "member {} boot {}, {}{}{}{more}",
+                "member {} boot {}{}, {}{}{}{more}",
                 batch.member,
                 batch.boot,
+                announced.unwrap_or_default(),
                 count(all as u64, "command"),
                 if all > 0 { ": " } else { "" },
                 commands.join(", ")
@@ -136,19 +147,19 @@ pub(crate) fn json(entry: &Entry, ours: bool, detail: Detail) -> Value {
         Content::Empty => json!({}),
         Content::Opaque => json!({ "data": detail.first_bytes(&entry.data) }),
         Content::Change(change, member) => {
-            let changes: Vec<Value> = changes(&change)
+            let changes: Vec<Value> = changes(&change, member.as_ref())
                 .into_iter()
-                .map(|(what, id)| json!({ "change": what, "member": id }))
+                .map(|one| json!({ "change": one.what, "member": one.id, "peer_urls": one.peer_urls }))
                 .collect();
-            let member = member.map(|change| {
+            let context = member.map(|change| {
                 json!({
                     "proposer": change.proposer,
                     "boot": change.boot,
                     "counter": change.counter,
-                    "peer_urls": change.member.map(|member| member.peer_urls),
+                    "forced": change.forced,
                 })
             });
-            json!({ "changes": changes, "context": member })
+            json!({ "changes": changes, "context": context })
         }
         Content::Batch(batch) => {
             let commands: Vec<Value> =
@@ -157,6 +168,9 @@ pub(crate) fn json(entry: &Entry, ours: bool, detail: Detail) -> Value {
                 "member": batch.member,
                 "boot": batch.boot,
                 "floor": batch.floor,
+                "announcement": batch.announcement.map(|announcement| {
+                    json!({ "peer_urls": announcement.peer_urls, "client_urls": announcement.client_urls })
+                }),
                 "commands": commands,
             }})
         }
@@ -185,14 +199,31 @@ fn command_json(command: &kvd_raftpb::node::Command, detail: Detail) -> Value {
     }
 }
 
-fn changes(change: &ConfChangeV2) -> Vec<(&'static str, u64)> {
+/// One change of a membership entry.
+struct Changed {
+    what: &'static str,
+    id: u64,
+    /// Of a member that is added, if the log is kvd's own.
+    peer_urls: Vec<String>,
+}
+
+fn changes(change: &ConfChangeV2, context: Option<&MemberChange>) -> Vec<Changed> {
     let name = |kind| match ConfChangeType::try_from(kind) {
         Ok(ConfChangeType::AddNode) => "add voter",
         Ok(ConfChangeType::AddLearnerNode) => "add learner",
         Ok(ConfChangeType::RemoveNode) => "remove",
         Err(_) => "unknown change of",
     };
-    change.changes.iter().map(|single| (name(single.change_type), single.node_id)).collect()
+    let members = context.map(|context| context.members.as_slice()).unwrap_or_default();
+    let urls = |place: usize| members.get(place).map(|member| member.peer_urls.clone()).unwrap_or_default();
+    let singles = change.changes.iter().enumerate();
+    singles
+        .map(|(place, single)| Changed {
+            what: name(single.change_type),
+            id: single.node_id,
+            peer_urls: urls(place),
+        })
+        .collect()
 }
 
 impl Detail {
@@ -233,7 +264,8 @@ mod tests {
             })
             .collect();
         let mut entry = Entry::default();
-        entry.data = Batch { member: 2, boot: 5, floor: 6, commands }.encode_to_vec().into();
+        entry.data =
+            Batch { member: 2, boot: 5, floor: 6, commands, announcement: None }.encode_to_vec().into();
         entry
     }
 

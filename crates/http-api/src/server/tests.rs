@@ -1,14 +1,21 @@
 //! The whole door on one thread, with a store whose answers a test can choose, and a client that shows what was sent.
 
 mod connections;
+mod members;
 mod surface;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
+use kvd_kvstore::admin::{
+    Admin, CatchUp, ChangeOutcome, MemberInfo, MemberStatus, Members, MembershipRequest, Progress, Role,
+    Standing,
+};
 use kvd_kvstore::store::Store;
-use kvd_kvstore::{Age, Consistency, Deleted, Error, Limits, MembershipRefusal, Reading, Status, Written};
+use kvd_kvstore::{
+    Age, Consistency, Deleted, Door, Error, Limits, MembershipRefusal, Reading, Status, Written,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::Semaphore;
 
@@ -29,6 +36,8 @@ struct State {
     fail: Option<Error>,
     reads: Vec<Consistency>,
     confirms: usize,
+    changes: Vec<MembershipRequest>,
+    already_so: bool,
     /// The loop does not turn.
     stuck: bool,
     /// No leader can be asked, which is known at the deadline.
@@ -45,6 +54,8 @@ impl Fake {
             fail: None,
             reads: Vec::new(),
             confirms: 0,
+            changes: Vec::new(),
+            already_so: false,
             stuck: false,
             lost: false,
         };
@@ -131,6 +142,45 @@ impl Door for Fake {
 
     fn limits(&self) -> Limits {
         Limits::default()
+    }
+}
+
+impl Admin for Fake {
+    async fn members(&self, how: Consistency) -> Result<Members, Error> {
+        let mut state = self.working()?;
+        state.reads.push(how);
+        let voter = MemberInfo {
+            id: 1,
+            peer_urls: vec!["http://127.0.0.1:1".into()],
+            client_urls: vec!["http://127.0.0.1:81".into()],
+            standing: Standing::Voter,
+            progress: None,
+        };
+        let learner = CatchUp { round: 2, target: 8, ready: false };
+        let progress = Progress { id: u64::MAX, matched: 5, active: true, learner: Some(learner) };
+        let learner = MemberInfo {
+            id: u64::MAX,
+            peer_urls: Vec::new(),
+            client_urls: Vec::new(),
+            standing: Standing::Learner,
+            progress: Some(progress),
+        };
+        Ok(Members { cluster_id: 7, leader: Some(1), members: vec![voter, learner], removed: vec![9] })
+    }
+
+    async fn change_members(&self, request: MembershipRequest) -> Result<ChangeOutcome, Error> {
+        let mut state = self.working()?;
+        state.changes.push(request);
+        Ok(if state.already_so { ChangeOutcome::AlreadySo } else { ChangeOutcome::Applied { index: 12 } })
+    }
+
+    async fn transfer_leadership(&self, to: Option<u64>) -> Result<u64, Error> {
+        drop(self.working()?);
+        Ok(to.unwrap_or(7))
+    }
+
+    fn member_status(&self) -> MemberStatus {
+        MemberStatus { id: 1, cluster_id: 7, role: Role::Leader, commit: 3, ..MemberStatus::default() }
     }
 }
 

@@ -15,6 +15,7 @@ mod limits;
 mod membership;
 mod raftexample;
 mod reads;
+mod recover;
 mod shutdown;
 mod single;
 mod snapshots;

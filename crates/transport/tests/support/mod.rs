@@ -171,13 +171,8 @@ pub fn snapshot(from: u64, to: u64, term: u64, index: u64) -> Message {
 
 /// Members with their URLs, and removed ids.
 pub fn membership(members: &[(u64, Vec<String>)], removed: &[u64]) -> Membership {
-    let member = |(id, urls): &(u64, Vec<String>)| Member {
-        id: *id,
-        peer_urls: urls.clone(),
-        client_urls: vec![],
-        learner: false,
-        boot: 0,
-    };
+    let member =
+        |(id, urls): &(u64, Vec<String>)| Member { id: *id, peer_urls: urls.clone(), ..Member::default() };
     Membership {
         cluster_id: CLUSTER,
         members: members.iter().map(member).collect(),
