@@ -17,6 +17,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use kvd_mutation::{Bug, planted};
 use kvd_raftpb::node::{Identity, Member, Membership};
 use kvd_snap::Snapshotter;
 use kvd_vfs::{Disk, Lock, OpenMode};
@@ -164,6 +165,9 @@ impl Home {
         new.sync_data().map_err(file)?;
         drop(new);
         self.disk.rename(&temp, &path).map_err(file)?;
+        if planted(Bug::BootNotSynced) {
+            return Ok(boot);
+        }
         self.disk.sync_dir(&self.dir).map_err(file)?;
         Ok(boot)
     }

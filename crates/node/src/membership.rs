@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
+use kvd_mutation::{Bug, planted};
 use kvd_raftpb::node::{Member, Membership};
 use kvd_raftpb::peer_url::parse_peer_url;
-use raft::eraftpb::ConfChangeType;
+use raft::eraftpb::{ConfChangeType, ConfChangeV2};
 
 /// The most peer URLs that one member may have.
 pub const MAX_PEER_URLS: usize = 8;
@@ -99,7 +100,7 @@ pub(crate) enum Verdict {
 /// Judges a change against the list.
 pub(crate) fn judge(list: &Membership, kind: ConfChangeType, subject: &Member) -> Verdict {
     let known = list.members.iter().find(|member| member.id == subject.id);
-    let removed = list.removed.binary_search(&subject.id).is_ok();
+    let removed = list.removed.binary_search(&subject.id).is_ok() && !planted(Bug::RemovedIdReturns);
     match kind {
         ConfChangeType::AddLearnerNode => {
             if removed {
@@ -152,6 +153,17 @@ pub(crate) fn carry_out(list: &mut Membership, kind: ConfChangeType, subject: Me
         // `judge` answers `Change` in no other case.
         _ => {}
     }
+}
+
+/// The change that raft's configuration takes: the one that was judged, unless a bug is planted here.
+pub(crate) fn with_planted_bug(mut change: ConfChangeV2) -> ConfChangeV2 {
+    if planted(Bug::RemovedStillVotes) {
+        change.mut_changes().retain(|single| single.get_change_type() != ConfChangeType::RemoveNode);
+    }
+    if planted(Bug::LearnerVotes) {
+        change.mut_changes().iter_mut().for_each(|single| single.set_change_type(ConfChangeType::AddNode));
+    }
+    change
 }
 
 /// The cluster has heard of a start of a member. Says whether it is news.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kvd_mutation::{Bug, planted};
 use kvd_vfs::Disk;
 use raft::eraftpb::SnapshotMetadata;
 
@@ -158,6 +159,9 @@ impl Directory {
         let _names = self.names();
         let replaced = self.disk.exists(target).map_err(Error::io("looking for the file", target))?;
         self.disk.rename(temp, target).map_err(Error::io("renaming to it", target))?;
+        if planted(Bug::SnapshotNameNotSynced) {
+            return Ok(());
+        }
         self.disk.sync_dir(&self.path).map_err(|source| {
             if !replaced {
                 // The error that is returned matters more than one of this clean-up, and a file that the log never

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use kvd_mutation::{Bug, planted};
 use kvd_raftpb::codec;
 use kvd_vfs::{AlignedBuf, Disk, File, Lock, OpenMode, SECTOR};
 use raft::eraftpb::{Entry, HardState};
@@ -307,6 +308,7 @@ impl Wal {
     /// only entries below it. The last one stays.
     pub fn release_to(&mut self, index: u64) -> Result<()> {
         self.running()?;
+        let index = index + if planted(Bug::ReleasedTooFar) { 100 } else { 0 };
         let keep_from = segment_for(self.segments.make_contiguous(), index).unwrap_or(0);
         if let Some(first) = self.segments.get(keep_from) {
             // Before the files go: a reader that misses one finds here that it was released.
@@ -388,6 +390,9 @@ impl Wal {
         {
             self.hard_state = state.clone();
             self.unwritten = true;
+            if planted(Bug::VoteForgotten) {
+                self.hard_state.vote = 0;
+            }
         }
         if !save.entries.is_empty() {
             self.stage_hard_state();
@@ -422,7 +427,13 @@ impl Wal {
         let Segment { path, seq, file, offset, .. } = &mut self.tail;
         // One write is under way at a time, so everything before this one is durable.
         let (bytes, chain) = self.batch.seal(*seq, *offset, *offset, self.chain);
-        file.write_durable_at(bytes, *offset).context("append to", path)?;
+        let written = match planted(Bug::SyncSkipped) {
+            false => file.write_durable_at(bytes, *offset).context("append to", path),
+            true => file.write_all_at(bytes, *offset).context("append to", path),
+        };
+        if !planted(Bug::FailedSyncIgnored) {
+            written?;
+        }
         *offset += len;
         self.chain = chain;
         self.appended += len;
@@ -438,7 +449,9 @@ impl Wal {
     fn cut(&mut self, batch_len: u64) -> Result<()> {
         let mut head = Batch::default();
         push_head(&mut head, self.tail.offset, &self.metadata);
-        head.push_hard_state(&self.written.0);
+        if !planted(Bug::CutLosesHardState) {
+            head.push_hard_state(&self.written.0);
+        }
         let head_len = head.sealed_len();
         let prepared = self.preparer.take(head_len + batch_len)?;
         let name = SegmentName { seq: self.tail.seq + 1, first_index: self.written.1 + 1 };
@@ -448,7 +461,9 @@ impl Wal {
         let (bytes, chain) = head.seal(name.seq, 0, 0, self.chain);
         file.write_durable_at(bytes, 0).context("write", &prepared.path)?;
         self.disk.rename(&prepared.path, &path).context("rename", &prepared.path)?;
-        self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+        if !planted(Bug::CutNotSynced) {
+            self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+        }
 
         self.segments.push_back(name);
         lock_index(&self.index).segment(name, head_len);
@@ -479,10 +494,12 @@ fn reopen(disk: &Disk, dir: &Path, tail: &Tail) -> Result<Segment> {
     let mut last = AlignedBuf::new();
     last.resize((tail.end - tail.last_batch) as usize);
     file.read_exact_at(last.as_mut_slice(), tail.last_batch).context("read", &path)?;
-    file.write_durable_at(last.as_slice(), tail.last_batch).context("write", &path)?;
-    file.sync_data().context("sync", &path)?;
-    disk.sync_dir(dir).context("sync", dir)?;
-    sync_parent(disk, dir)?;
+    if !planted(Bug::ReplayNotSynced) {
+        file.write_durable_at(last.as_slice(), tail.last_batch).context("write", &path)?;
+        file.sync_data().context("sync", &path)?;
+        disk.sync_dir(dir).context("sync", dir)?;
+        sync_parent(disk, dir)?;
+    }
     let len = tail.file_len - tail.file_len % SECTOR as u64;
     Ok(Segment { path, seq: tail.segment.seq, file, len, offset: tail.end })
 }

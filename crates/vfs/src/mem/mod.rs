@@ -84,6 +84,13 @@ impl MemDisk {
         self.lock_state().crash(None);
     }
 
+    /// Ends the processes that use the disk, as a kill would: open files and locks are gone, whatever was written can
+    /// be read, and what was not synced is not durable. After [`MemDisk::power_off_at`] that operation is the one in
+    /// whose middle the process was.
+    pub fn kill(&self) {
+        self.lock_state().kill();
+    }
+
     /// Fails the `n`th operation of that kind from now (1 is the next) with an OS error number.
     pub fn fail_nth(&self, op: Op, n: u64, errno: i32) {
         assert!(n > 0, "1 is the next operation");
@@ -117,6 +124,11 @@ impl MemDisk {
     /// Limits the bytes that all files together may have; what goes beyond fails with `ENOSPC`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.lock_state().capacity = bytes;
+    }
+
+    /// How many operations have failed with that error number, because they were told to or found no room.
+    pub fn failures(&self, errno: i32) -> u64 {
+        self.lock_state().failures.get(&errno).copied().unwrap_or(0)
     }
 
     /// Bytes that all files have together.

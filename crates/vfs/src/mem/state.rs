@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) power_off_at: Option<u64>,
     pub(super) off: bool,
     pub(super) faults: Vec<(Op, u64, i32)>,
+    /// Operations that failed, by error number.
+    pub(super) failures: BTreeMap<i32, u64>,
     pub(super) capacity: Option<u64>,
     pub(super) rng: Rng,
 }
@@ -51,6 +53,7 @@ impl Default for State {
             power_off_at: None,
             off: false,
             faults: Vec::new(),
+            failures: BTreeMap::new(),
             capacity: None,
             rng: Rng::new(0),
         }
@@ -114,9 +117,14 @@ impl State {
             *left > 0
         });
         match failed {
-            Some(errno) if power == Power::On => Err(os(errno)),
+            Some(errno) if power == Power::On => Err(self.fail(errno)),
             _ => Ok(power),
         }
+    }
+
+    fn fail(&mut self, errno: i32) -> io::Error {
+        *self.failures.entry(errno).or_default() += 1;
+        os(errno)
     }
 
     pub(super) fn end(power: Power) -> io::Result<()> {
@@ -130,6 +138,10 @@ impl State {
                 Node::File(content) => content.crash(rng.as_deref_mut()),
             }
         }
+        self.kill();
+    }
+
+    pub(super) fn kill(&mut self) {
         self.generation += 1;
         self.handles.clear();
         self.locks.clear();
@@ -161,9 +173,11 @@ impl State {
         files.sum()
     }
 
-    pub(super) fn room_for(&self, more: usize) -> io::Result<()> {
+    pub(super) fn room_for(&mut self, more: usize) -> io::Result<()> {
         match self.capacity {
-            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => Err(os(MemDisk::ENOSPC)),
+            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => {
+                Err(self.fail(MemDisk::ENOSPC))
+            }
             _ => Ok(()),
         }
     }

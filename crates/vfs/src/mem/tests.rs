@@ -126,6 +126,7 @@ fn the_nth_operation_fails_and_no_other() {
     disk.fail_nth(Op::Write, 2, MemDisk::EIO);
     file.write_all_at(b"1", 0).unwrap();
     assert!(file.write_all_at(b"22", 1).is_err());
+    assert_eq!(disk.failures(MemDisk::EIO), 1);
     file.write_all_at(b"3", 0).unwrap();
 }
 
@@ -139,6 +140,26 @@ fn a_full_disk_refuses_the_byte_beyond() {
     assert_eq!(full.kind(), io::ErrorKind::StorageFull);
     assert!(file.set_len(1001).is_err());
     file.write_all_at(&[2; 1000], 0).unwrap();
+    assert_eq!((disk.failures(MemDisk::ENOSPC), disk.failures(MemDisk::EIO)), (2, 0));
+}
+
+#[test]
+fn a_kill_ends_handles_and_loses_nothing_before_the_power_goes() {
+    let disk = MemDisk::new();
+    let mut file = synced(&disk, "f", &[0; SECTOR]);
+    let held = disk.lock(Path::new("lock")).unwrap();
+    disk.power_off_at(2);
+    file.write_all_at(&[1; SECTOR], 0).unwrap();
+    assert!(file.sync_data().is_err());
+    disk.kill();
+    assert!(!disk.is_off());
+    assert!(file.read_at(&mut [0], 0).is_err(), "the handle went with its process");
+    drop(disk.lock(Path::new("lock")).unwrap());
+    drop(held);
+    assert_eq!(disk.read_file(Path::new("f")).unwrap(), [1; SECTOR], "it was written");
+    assert_ne!(disk.pending(Path::new("f")).unwrap(), 0, "and not synced");
+    disk.crash_losing_all_unsynced();
+    assert_eq!(disk.read_file(Path::new("f")).unwrap(), [0; SECTOR]);
 }
 
 #[test]
