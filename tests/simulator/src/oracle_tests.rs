@@ -29,6 +29,8 @@ fn history(lines: &[Line]) -> Vec<Op> {
         called: *called,
         returned: (*returned > 0).then_some(*returned),
         told: (*returned > 0).then(|| told.clone()),
+        returned_at: *returned * 1000,
+        age: None,
     };
     lines.iter().map(op).collect()
 }

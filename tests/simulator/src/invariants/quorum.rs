@@ -1,0 +1,93 @@
+//! Quorums (sections 5.2, 5.4.2 and 6): who leads was elected by a majority of its configuration, what it commits is on
+//! the disks of a majority of its configuration, and the two overlap, so no two disjoint majorities act in a term. In a
+//! joint configuration it takes a majority of each half.
+//!
+//! This is what "acknowledged" rests on: a client is told only of what was committed, so what a client was told is on a
+//! majority of disks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raft::StateRole;
+use raft::eraftpb::ConfState;
+
+use super::durability::Durable;
+use super::{Look, Verdict};
+
+/// What the leader of each term was elected by.
+#[derive(Debug, Default)]
+pub struct Quorum {
+    elected_by: BTreeMap<u64, BTreeSet<u64>>,
+    /// What each leader looked like the last time: term, commit index and configuration.
+    seen: BTreeMap<u64, (u64, u64, ConfState)>,
+}
+
+/// Whether these are a majority of the voters, of both halves if the configuration is joint.
+pub fn is_quorum(conf: &ConfState, of: &BTreeSet<u64>) -> bool {
+    let majority = |voters: &[u64]| {
+        voters.is_empty() || voters.iter().filter(|voter| of.contains(voter)).count() > voters.len() / 2
+    };
+    majority(&conf.voters) && majority(&conf.voters_outgoing)
+}
+
+impl Quorum {
+    /// A member after a turn. `disks` are those of all members that ever were.
+    pub fn look(&mut self, Look { member, raft, .. }: Look<'_>, disks: &[(u64, &Durable)]) -> Verdict {
+        if raft.raft.state != StateRole::Leader {
+            return Ok(());
+        }
+        let (term, commit) = (raft.raft.term, raft.raft.raft_log.committed);
+        let conf = raft.raft.prs().conf().to_conf_state();
+        if !self.elected_by.contains_key(&term) {
+            let voted = disks.iter().filter(|(_, disk)| disk.voted_for(term) == Some(member));
+            let mut voted: BTreeSet<u64> = voted.map(|(id, _)| *id).collect();
+            // A sole voter's vote may be on its way to the disk; nobody hears of the term before it is there.
+            voted.insert(member);
+            if !is_quorum(&conf, &voted) {
+                return Err(format!(
+                    "quorum: member {member} leads in term {term} with the votes of {voted:?}; the voters are {:?} {:?}",
+                    conf.voters, conf.voters_outgoing
+                ));
+            }
+            self.elected_by.insert(term, voted);
+        }
+        let seen = self.seen.insert(member, (term, commit, conf.clone()));
+        // What it knew as committed when it was elected others have committed.
+        let Some((_, _, before)) = seen.filter(|(of, seen, _)| *of == term && *seen < commit) else {
+            return Ok(());
+        };
+        let stored = disks.iter().filter(|(_, disk)| disk.holds(commit, raft.raft.raft_log.term(commit).ok()));
+        let stored: BTreeSet<u64> = stored.map(|(id, _)| *id).collect();
+        // A turn may commit under one configuration and then apply the next.
+        if !is_quorum(&conf, &stored) && !is_quorum(&before, &stored) {
+            return Err(format!(
+                "quorum: member {member}, leader of term {term}, commits entry {commit}, which is on the disks of \
+                 {stored:?} only; the voters are {:?} {:?}",
+                conf.voters, conf.voters_outgoing
+            ));
+        }
+        match self.elected_by.get(&term) {
+            Some(voted) if voted.is_disjoint(&stored) => Err(format!(
+                "quorum: in term {term} {voted:?} elected the leader, and {stored:?}, none of them, committed entry {commit}"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_majority_is_one_of_each_half() {
+        let conf = ConfState::from((vec![1, 2, 3], vec![4]));
+        let quorum = |of: &[u64]| is_quorum(&conf, &of.iter().copied().collect());
+        assert!(quorum(&[1, 2]) && quorum(&[1, 2, 3]));
+        assert!(!quorum(&[1]) && !quorum(&[1, 4]) && !quorum(&[]));
+        let mut joint = conf.clone();
+        joint.voters_outgoing = vec![3, 5, 6];
+        let quorum = |of: &[u64]| is_quorum(&joint, &of.iter().copied().collect());
+        assert!(quorum(&[1, 3, 5]) && quorum(&[1, 2, 5, 6]));
+        assert!(!quorum(&[1, 2, 3]) && !quorum(&[3, 5, 6]));
+    }
+}
