@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvd_kvstore::{Age, Consistency, Deleted, Door as _, Error, Reading, Service, Written};
 
+use crate::clock::TICK;
 use crate::history::{Asked, Op, Told};
 use crate::plan::{MS, SECOND};
 use crate::trace::Micros;
@@ -163,7 +164,10 @@ impl World {
         let mut age = None;
         let told = match answer {
             Ok((told, stated)) => {
-                let right = self.members[done.member].clock.wrong_until == 0;
+                let member = &self.members[done.member];
+                // A process that stood still shows the bound that it had before, until its next tick.
+                let resumed = member.paused_until == 0 || self.now > member.paused_until + 2 * TICK;
+                let right = member.clock.wrong_until == 0 && resumed;
                 age = stated.filter(|_| right).map(|age| age.as_micros() as Micros);
                 told
             }

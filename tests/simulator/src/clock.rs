@@ -22,12 +22,14 @@ pub(crate) struct Clock {
     rate: u64,
     /// The end of the last time in which it was wrong; 0 if it never was.
     pub(crate) wrong_until: Micros,
+    /// Whether a tick came of that.
+    pub(crate) felt: bool,
 }
 
 impl Clock {
     /// The clock of a process that begins now.
     pub(crate) fn new(now: Micros) -> Self {
-        Self { shown: 0, at: now, rate: RIGHT, wrong_until: 0 }
+        Self { shown: 0, at: now, rate: RIGHT, wrong_until: 0, felt: false }
     }
 
     /// What it shows.
@@ -46,12 +48,14 @@ impl Clock {
     pub(crate) fn stop(&mut self, until: Micros, now: Micros) {
         self.set_rate(0, now);
         self.wrong_until = self.wrong_until.max(until);
+        self.felt = false;
     }
 
     /// Runs at that rate until then.
     pub(crate) fn drift(&mut self, rate: u64, until: Micros, now: Micros) {
         self.set_rate(rate, now);
         self.wrong_until = self.wrong_until.max(until);
+        self.felt = false;
     }
 
     /// Is right again, if it is time; after a stop it makes up for that.

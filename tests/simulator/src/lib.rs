@@ -50,6 +50,7 @@ mod shadow;
 mod trace;
 mod world;
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 
@@ -93,17 +94,38 @@ pub struct Outcome {
     pub plan: Plan,
 }
 
+thread_local! {
+    /// What the last panic within a simulation said.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    static SIMULATING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on a panic within a simulation is not printed when it happens: it is the outcome's failure, with its place.
+pub fn keep_panics_quiet() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if SIMULATING.get() {
+            PANIC.set(Some(info.to_string().replace('\n', " ")));
+        } else {
+            before(info);
+        }
+    }));
+}
+
 /// Runs the simulation of a seed. A panic of the code under test is a failure like any other.
 pub fn simulate(seed: u64, settings: &Settings) -> Outcome {
     kvd_mutation::select(settings.bug);
+    SIMULATING.set(true);
     let run = panic::catch_unwind(AssertUnwindSafe(|| World::new(seed, settings).run()));
+    SIMULATING.set(false);
     kvd_mutation::select(None);
     run.unwrap_or_else(|cause| {
-        let text = cause
+        let said = cause
             .downcast_ref::<String>()
             .cloned()
             .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
             .unwrap_or_default();
+        let text = PANIC.take().unwrap_or(said);
         Outcome {
             hash: 0,
             lines: 0,

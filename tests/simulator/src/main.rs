@@ -1,7 +1,6 @@
 //! The command line: one seed with its trace, many with a summary, or the mutation gate.
 
 use std::ops::Range;
-use std::panic;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -78,7 +77,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if args.seed.is_none() {
         // A panic of the code under test is a result; it is told with the others.
-        panic::set_hook(Box::new(|_| {}));
+        kvd_sim::keep_panics_quiet();
     }
     match (&args.command, args.seed, &args.seeds) {
         (Some(Command::Gate { seeds, jobs, only }), ..) => open_gate(*seeds, *jobs, only),

@@ -42,7 +42,9 @@ fn smaller(plan: &Plan, ended_at: u64) -> Vec<Plan> {
         offer(&|plan| drop(plan.faults.drain(..half)));
     }
     for at in 0..plan.faults.len() {
-        offer(&|plan| drop(plan.faults.remove(at)));
+        offer(&|plan| {
+            plan.faults.remove(at);
+        });
     }
     for members in [1, 2, 3] {
         offer(&|plan| plan.members = plan.members.min(members));

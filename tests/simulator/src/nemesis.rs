@@ -190,11 +190,11 @@ impl World {
 
     /// A member has had a tick of a clock that is or was wrong.
     pub(crate) fn clock_felt(&mut self, m: usize) {
-        let fault = match self.members[m].clock.is_wrong() {
-            true => Fault::ClockDrift,
-            false => Fault::ClockJump,
-        };
-        self.happened(fault);
+        let clock = &mut self.members[m].clock;
+        let fault = if clock.is_wrong() { Fault::ClockDrift } else { Fault::ClockJump };
+        if !std::mem::replace(&mut clock.felt, true) {
+            self.happened(fault);
+        }
     }
 
     fn announce(&mut self, fault: Fault, trouble: Trouble, lasts: Micros) -> bool {

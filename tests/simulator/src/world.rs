@@ -338,7 +338,6 @@ impl World {
         for m in 0..self.members.len() {
             let member = &mut self.members[m];
             member.slow_until = 0;
-            member.paused_until = member.paused_until.min(self.now);
             member.power_off_at_start = None;
             member.interrupt_snapshot = None;
             member.end_armed = None;
