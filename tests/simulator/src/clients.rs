@@ -128,15 +128,13 @@ impl World {
     pub(crate) fn overdue(&mut self, op: usize) {
         let Some(waiting) = self.clients.in_flight.iter().find(|waiting| waiting.op == op) else { return };
         let member = &self.members[waiting.member];
-        let mut resumed = member.paused_until + GRACE;
-        if member.clock.wrong_until > 0 {
-            // Deadlines are of the member's clock.
-            resumed = resumed.max(member.clock.wrong_until + waiting.timeout + GRACE);
-        }
+        // Deadlines are of the member's clock, and begin when its process takes the request.
+        let resumed = member.paused_until.max(member.clock.wrong_until);
+        let resumed = if resumed > 0 { resumed + waiting.timeout + GRACE } else { 0 };
         if resumed > self.now {
             self.at(resumed, Event::Overdue { op });
         } else {
-            self.fail(format!("operation #{op} has no answer, and its deadline is over"));
+            self.fail(format!("deadline: operation #{op} has no answer in time"));
         }
     }
 
@@ -176,7 +174,7 @@ impl World {
                 Told::NotDone(error.to_string())
             }
             Err(error) => {
-                self.fail(format!("operation #{} was answered with: {error}", done.op));
+                self.fail(format!("answers: operation #{} was answered with: {error}", done.op));
                 return;
             }
         };

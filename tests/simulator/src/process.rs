@@ -145,7 +145,7 @@ impl World {
             self.count("starts that failed because of the disk");
             self.restart_later(m);
         } else {
-            self.fail(format!("member {id} cannot start: {error}"));
+            self.fail(format!("recovery: member {id} cannot start: {error}"));
         }
     }
 
@@ -305,7 +305,7 @@ impl World {
             return;
         }
         if !self.members[m].has_an_excuse() {
-            self.fail(format!("member {id} stopped without a cause: {fatal}"));
+            self.fail(format!("no cause: member {id} stopped: {fatal}"));
             return;
         }
         self.count("members that stopped because their disk failed");
@@ -363,7 +363,7 @@ impl World {
             self.power_has_gone(m);
         } else if let Err(error) = result {
             if !self.members[m].has_an_excuse() {
-                self.fail(format!("member {id} cannot close its log: {error}"));
+                self.fail(format!("no cause: member {id} cannot close its log: {error}"));
             }
         } else {
             self.happened(Fault::Shutdown);
@@ -375,7 +375,7 @@ impl World {
     fn was_removed(&mut self, m: usize) {
         let id = self.members[m].id;
         if !self.invariants.configuration.is_removed(id) {
-            self.fail(format!("member {id} believes that it was removed"));
+            self.fail(format!("configuration: member {id} believes that it was removed"));
             return;
         }
         self.tell(id, format_args!("ends: it was removed"));

@@ -341,7 +341,6 @@ impl World {
             member.power_off_at_start = None;
             member.interrupt_snapshot = None;
             member.end_armed = None;
-            member.clock.wrong_until = member.clock.wrong_until.min(self.now);
             member.disk.clear_faults();
             if member.full {
                 self.make_room(m);

@@ -1,6 +1,7 @@
 //! Quorums (sections 5.2, 5.4.2 and 6): who leads was elected by a majority of its configuration, what it commits is on
-//! the disks of a majority of its configuration, and the two overlap, so no two disjoint majorities act in a term. In a
-//! joint configuration it takes a majority of each half.
+//! the disks of a majority of its configuration. In a joint configuration it takes a majority of each half. And what acts
+//! in a term, elects or commits, overlaps with what acted in it before: no two disjoint majorities act in one configuration
+//! of a term, nor in two that follow each other.
 //!
 //! This is what "acknowledged" rests on: a client is told only of what was committed, so what a client was told is on a
 //! majority of disks.
@@ -13,10 +14,11 @@ use raft::eraftpb::ConfState;
 use super::durability::Durable;
 use super::{Look, Verdict};
 
-/// What the leader of each term was elected by.
+/// What has acted in each term.
 #[derive(Debug, Default)]
 pub struct Quorum {
-    elected_by: BTreeMap<u64, BTreeSet<u64>>,
+    /// The members that elected its leader, or stored what was committed last; and the configuration then.
+    acted: BTreeMap<u64, (ConfState, BTreeSet<u64>)>,
     /// What each leader looked like the last time: term, commit index and configuration.
     seen: BTreeMap<u64, (u64, u64, ConfState)>,
 }
@@ -29,6 +31,17 @@ pub fn is_quorum(conf: &ConfState, of: &BTreeSet<u64>) -> bool {
     majority(&conf.voters) && majority(&conf.voters_outgoing)
 }
 
+/// Whether one configuration may follow the other without one between them: majorities of the two overlap.
+fn are_neighbours(one: &ConfState, other: &ConfState) -> bool {
+    let all = |conf: &ConfState| -> BTreeSet<u64> {
+        conf.voters.iter().chain(&conf.voters_outgoing).copied().collect()
+    };
+    let joint = !one.voters_outgoing.is_empty() || !other.voters_outgoing.is_empty();
+    let shared = [&one.voters, &one.voters_outgoing].into_iter().filter(|half| !half.is_empty());
+    let shares_half = shared.into_iter().any(|half| *half == other.voters || *half == other.voters_outgoing);
+    if joint { shares_half } else { all(one).symmetric_difference(&all(other)).count() <= 1 }
+}
+
 impl Quorum {
     /// A member after a turn. `disks` are those of all members that ever were.
     pub fn look(&mut self, Look { member, raft, .. }: Look<'_>, disks: &[(u64, &Durable)]) -> Verdict {
@@ -37,7 +50,7 @@ impl Quorum {
         }
         let (term, commit) = (raft.raft.term, raft.raft.raft_log.committed);
         let conf = raft.raft.prs().conf().to_conf_state();
-        if !self.elected_by.contains_key(&term) {
+        if !self.acted.contains_key(&term) {
             let voted = disks.iter().filter(|(_, disk)| disk.voted_for(term) == Some(member));
             let mut voted: BTreeSet<u64> = voted.map(|(id, _)| *id).collect();
             // A sole voter's vote may be on its way to the disk; nobody hears of the term before it is there.
@@ -48,7 +61,7 @@ impl Quorum {
                     conf.voters, conf.voters_outgoing
                 ));
             }
-            self.elected_by.insert(term, voted);
+            self.acted.insert(term, (conf.clone(), voted));
         }
         let seen = self.seen.insert(member, (term, commit, conf.clone()));
         // What it knew as committed when it was elected others have committed.
@@ -65,9 +78,9 @@ impl Quorum {
                 conf.voters, conf.voters_outgoing
             ));
         }
-        match self.elected_by.get(&term) {
-            Some(voted) if voted.is_disjoint(&stored) => Err(format!(
-                "quorum: in term {term} {voted:?} elected the leader, and {stored:?}, none of them, committed entry {commit}"
+        match self.acted.insert(term, (conf.clone(), stored.clone())) {
+            Some((of, acted)) if are_neighbours(&of, &conf) && acted.is_disjoint(&stored) => Err(format!(
+                "quorum: in term {term} {acted:?} acted, and then {stored:?}, none of them, committed entry {commit}"
             )),
             _ => Ok(()),
         }
@@ -87,6 +100,8 @@ mod tests {
         let mut joint = conf.clone();
         joint.voters_outgoing = vec![3, 5, 6];
         let quorum = |of: &[u64]| is_quorum(&joint, &of.iter().copied().collect());
+        assert!(are_neighbours(&conf, &joint) && are_neighbours(&conf, &ConfState::from((vec![2, 3], vec![]))));
+        assert!(!are_neighbours(&conf, &ConfState::from((vec![1, 2, 3, 4, 5], vec![]))));
         assert!(quorum(&[1, 3, 5]) && quorum(&[1, 2, 5, 6]));
         assert!(!quorum(&[1, 2, 3]) && !quorum(&[3, 5, 6]));
     }
