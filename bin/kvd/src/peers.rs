@@ -7,8 +7,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kvd_node::{Handle, Member, Membership};
-use kvd_raftpb::peers::{PeerHandler as _, Peers};
+use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler as _, Peers};
 use kvd_transport::Transport;
 use raft::eraftpb::Message;
 use tokio::time::sleep;
@@ -124,6 +125,10 @@ impl Peers for KnownPeers {
             lists.union()
         };
         self.transport.update(&union);
+    }
+
+    fn call(&self, to: u64, request: Bytes, limit: Duration) -> BoxFuture<Result<Bytes, CallError>> {
+        self.transport.call(to, request, limit)
     }
 }
 

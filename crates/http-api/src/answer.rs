@@ -88,7 +88,12 @@ fn status_of(error: &Error) -> StatusCode {
         Error::Membership(refusal) => match refusal {
             MembershipRefusal::Removed(_) => StatusCode::GONE,
             MembershipRefusal::Unknown(_) => StatusCode::NOT_FOUND,
-            MembershipRefusal::Conflict { .. } | MembershipRefusal::LastVoter(_) => StatusCode::CONFLICT,
+            MembershipRefusal::Conflict { .. }
+            | MembershipRefusal::LastVoter(_)
+            | MembershipRefusal::LosesQuorum { .. }
+            | MembershipRefusal::NotCaughtUp(_)
+            | MembershipRefusal::NotTakenOver { .. }
+            | MembershipRefusal::Joint => StatusCode::CONFLICT,
             MembershipRefusal::Invalid(_) => StatusCode::BAD_REQUEST,
         },
         Error::Refused(_) | Error::BadResponse => StatusCode::INTERNAL_SERVER_ERROR,

@@ -57,8 +57,6 @@ bugs! {
     ReplayNotSynced: "a log that is read back is not yet on the disk",
     /// A new segment's name is not synced.
     CutNotSynced: "etcd: rename without a sync of the directory",
-    /// A new segment's head lacks the hard state.
-    CutLosesHardState: "etcd: the state is lost when the older segments go",
     /// Segments go that the kept snapshots still need.
     ReleasedTooFar: "snapshot records after purge; log released beyond what opening needs",
     /// Damage below an offset that was durable is cut like a torn write.

@@ -245,6 +245,7 @@ impl Home {
             refreshing: false,
             status: Status { id: config.id, cluster_id: identity.cluster_id, ..Status::default() },
             membership: state.membership.clone(),
+            progress: Arc::default(),
         };
         let inbox = Arc::new(Inbox::new(config.limits.clone()));
         let mut storage = LogStorage::recovered(snapshot.clone(), replay, wal.reader());

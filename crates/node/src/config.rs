@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use kvd_raftpb::node::Announcement;
+
 /// The bounds of a member's queues. Each is an answer ([`crate::Error::Overloaded`]) or a counted drop, never a stall.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -14,7 +16,7 @@ pub struct Limits {
     pub proposal_bytes: usize,
     /// Most linearizable reads in flight. Default 65,536.
     pub reads: usize,
-    /// Most membership changes in flight. Default 16.
+    /// Most membership changes and transfers of leadership in flight, those of peers included. Default 16.
     pub changes: usize,
     /// Most messages of peers that wait for the loop. Default 8192.
     pub messages: usize,
@@ -73,6 +75,9 @@ pub struct Config {
     /// If set, election time-outs are drawn from it instead of from the thread's random numbers, so that a simulator
     /// can repeat itself. Members may share one; each draws differently. Default none.
     pub election_seed: Option<u64>,
+    /// What the cluster is told of this member at its start: it becomes part of the member list. Default none: the list
+    /// stays as it is.
+    pub announce: Option<Announcement>,
     /// The bounds of the queues.
     pub limits: Limits,
 }
@@ -93,6 +98,7 @@ impl Config {
             segment_bytes: 64 << 20,
             prepare_segments_ahead: true,
             election_seed: None,
+            announce: None,
             limits: Limits::default(),
         }
     }

@@ -16,6 +16,7 @@ use kvd_wal::Wal;
 use crate::run::Node;
 use crate::state_machine::StateMachine;
 
+pub use crate::changes::Ask;
 pub use crate::core::{Core, Outside};
 pub use crate::inbox::{Arrivals, Done, Inbox};
 pub use crate::log_threads::read_back;

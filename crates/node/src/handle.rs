@@ -7,13 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_channel::oneshot;
 use kvd_raftpb::node::Membership;
-use kvd_raftpb::peers::PeerHandler;
+use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler};
 use raft::eraftpb::Message;
 
+use crate::changes::{Answer, Wish};
 use crate::error::Error;
 use crate::event::{Events, Subscribers};
-use crate::inbox::{Change, Inbox, Report};
-use crate::membership::{self, ChangeOutcome, MembershipChange};
+use crate::inbox::{Inbox, Report, Request};
+use crate::leader_call;
+use crate::membership::{self, ChangeOutcome, MembershipChange, MembershipRequest};
+use crate::oversight::Progress;
 use crate::proposal::Proposal;
 use crate::read_index::Read;
 use crate::session::Applied;
@@ -69,13 +72,14 @@ pub(crate) struct Shown {
     pub(crate) refreshing: bool,
     pub(crate) status: Status,
     pub(crate) membership: Arc<Membership>,
+    pub(crate) progress: Arc<[Progress]>,
 }
 
 /// The queues without the type of what a snapshot restores to, so that handles have no type parameter.
 pub(crate) trait Requests: Send + Sync {
     fn propose(&self, proposal: Proposal) -> Result<(), Error>;
     fn read(&self, read: Read) -> Result<(), Error>;
-    fn change(&self, change: Change) -> Result<(), Error>;
+    fn change(&self, change: Request) -> Result<(), Error>;
     fn deliver(&self, from: u64, message: Message);
     fn report(&self, report: Report);
     fn shut_down(&self);
@@ -88,7 +92,7 @@ impl<R: Send> Requests for Inbox<R> {
     fn read(&self, read: Read) -> Result<(), Error> {
         Inbox::read(self, read)
     }
-    fn change(&self, change: Change) -> Result<(), Error> {
+    fn change(&self, change: Request) -> Result<(), Error> {
         Inbox::change(self, change)
     }
     fn deliver(&self, from: u64, message: Message) {
@@ -156,16 +160,63 @@ impl Handle {
     /// Changes the membership, and waits until the change is part of the configuration here. Any member may be asked.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the reason, and those of [`Handle::propose`].
+    /// As [`Handle::change_members`].
     pub fn change_membership(
         &self,
         change: MembershipChange,
         timeout: Duration,
     ) -> impl Future<Output = Result<ChangeOutcome, Error>> + Send + use<> {
+        self.change_members(change.into(), timeout)
+    }
+
+    /// Changes several members at once, by joint consensus: all of it happens or none. Waits until it is part of the
+    /// configuration here. Any member may be asked; the leader makes one change after the other.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason, and those of [`Handle::propose`].
+    pub fn change_members(
+        &self,
+        request: MembershipRequest,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<ChangeOutcome, Error>> + Send + use<> {
+        let checked = membership::check(&request).map_err(Error::Refused);
+        let answer = checked.map(|()| self.ask(Wish::Change(request), timeout, false, false));
+        async move {
+            match answer?.await? {
+                Answer::Changed(outcome) => Ok(outcome),
+                Answer::Leads(_) => Err(Error::Unknown { reason: "the leader answered another question" }),
+            }
+        }
+    }
+
+    /// Makes member `to` lead, or whoever has the longest log, and waits until it does. Any member may be asked. Resolves
+    /// to the leader.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if that member cannot lead or did not take over, and those of [`Handle::propose`].
+    pub fn transfer_leadership(
+        &self,
+        to: Option<u64>,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<u64, Error>> + Send + use<> {
+        let answer = self.ask(Wish::Transfer(to), timeout, false, false);
+        async move {
+            match answer.await? {
+                Answer::Leads(id) => Ok(id),
+                Answer::Changed(_) => Err(Error::Unknown { reason: "the leader answered another question" }),
+            }
+        }
+    }
+
+    fn ask(
+        &self,
+        wish: Wish,
+        timeout: Duration,
+        of_peer: bool,
+        again: bool,
+    ) -> impl Future<Output = Result<Answer, Error>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
-        let sent = membership::check(&change)
-            .map_err(Error::Refused)
-            .and_then(|()| self.requests.change(Change { change, timeout, reply }));
+        let sent = self.requests.change(Request { wish, timeout, of_peer, again, reply });
         let gone = Error::Unknown { reason: "the member stopped" };
         async move {
             match sent {
@@ -173,6 +224,11 @@ impl Handle {
                 Err(error) => Err(error),
             }
         }
+    }
+
+    /// What this member knows of the others as their leader, as of its last tick. Empty if it does not lead.
+    pub fn progress(&self) -> Arc<[Progress]> {
+        self.shown().progress.clone()
     }
 
     /// The member as of the end of the loop's last turn.
@@ -236,5 +292,15 @@ impl PeerHandler for Handle {
 
     fn membership(&self) -> Option<Membership> {
         Some((*Handle::membership(self)).clone()).filter(|list| !list.members.is_empty())
+    }
+
+    fn answer(&self, _from: u64, request: Bytes, limit: Duration) -> BoxFuture<Result<Bytes, CallError>> {
+        match leader_call::decode_request(request) {
+            Ok((wish, again)) => {
+                let answer = self.ask(wish, limit, true, again);
+                Box::pin(async move { leader_call::encode_answer(answer.await) })
+            }
+            Err(why) => Box::pin(std::future::ready(Err(CallError::not_done(why)))),
+        }
     }
 }

@@ -8,22 +8,27 @@ use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use futures_channel::oneshot;
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use kvd_raftpb::codec;
+use kvd_raftpb::peers::CallError;
 use raft::eraftpb::{Message, SnapshotMetadata};
 
+use crate::changes::{Reply, Wish};
 use crate::config::Limits;
 use crate::error::{Error, Fatal};
-use crate::membership::{ChangeOutcome, MembershipChange};
 use crate::proposal::{Load, Proposal};
 use crate::read_index::Read;
 
-/// A membership change as it comes from a caller.
-pub(crate) struct Change {
-    pub(crate) change: MembershipChange,
+/// A request for the leader as it comes from a caller.
+pub(crate) struct Request {
+    pub(crate) wish: Wish,
     pub(crate) timeout: std::time::Duration,
-    pub(crate) reply: oneshot::Sender<Result<ChangeOutcome, Error>>,
+    /// It comes from another member.
+    pub(crate) of_peer: bool,
+    /// It was asked for before, and the answer was lost.
+    pub(crate) again: bool,
+    pub(crate) reply: Reply,
 }
 
 /// What the transport says about a peer.
@@ -63,6 +68,13 @@ pub enum Done<R> {
     },
     /// Entries could not be read back for now.
     NotFetched(kvd_wal::Fetch),
+    /// What came of a question for the leader ([`crate::driver::Ask`]).
+    Answered {
+        /// The question's.
+        number: u64,
+        /// The answer of the leader's [`kvd_raftpb::peers::PeerHandler::answer`].
+        answer: Result<Bytes, CallError>,
+    },
     /// Something that ends the member.
     Failed(Fatal),
 }
@@ -71,7 +83,7 @@ pub enum Done<R> {
 pub struct Arrivals<R> {
     pub(crate) proposals: Vec<Proposal>,
     pub(crate) reads: Vec<Read>,
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: Vec<Request>,
     pub(crate) messages: Vec<(u64, Message)>,
     pub(crate) reports: Vec<Report>,
     pub(crate) done: Vec<Done<R>>,
@@ -175,7 +187,7 @@ impl<R> Inbox<R> {
         })
     }
 
-    pub(crate) fn change(&self, change: Change) -> Result<(), Error> {
+    pub(crate) fn change(&self, change: Request) -> Result<(), Error> {
         self.request(|state| {
             if state.arrivals.changes.len() >= self.limits.changes {
                 return Err(Error::Overloaded);
@@ -270,7 +282,7 @@ impl<R> Inbox<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+    use futures_channel::oneshot;
     use raft::eraftpb::Entry;
     use std::time::Duration;
 
@@ -320,9 +332,11 @@ mod tests {
         inbox.take(Load::default(), 1);
         assert_eq!(inbox.read(read()), Ok(()));
         assert_eq!(inbox.read(read()), Err(Error::Overloaded));
-        let change = || Change {
-            change: MembershipChange::Remove { id: 1 },
+        let change = || Request {
+            wish: Wish::Transfer(None),
             timeout: Duration::ZERO,
+            of_peer: false,
+            again: false,
             reply: oneshot::channel().0,
         };
         assert_eq!(inbox.change(change()), Ok(()));

@@ -35,14 +35,17 @@ mod error;
 mod event;
 mod handle;
 mod inbox;
+mod leader_call;
 mod lease;
 mod log_threads;
 mod logger;
 mod membership;
 mod metrics;
+mod oversight;
 mod proposal;
 mod read_index;
 mod ready;
+mod reconfigure;
 mod replicated;
 mod run;
 pub mod session;
@@ -57,9 +60,13 @@ pub use core::Exit;
 pub use error::{Error, Fatal};
 pub use event::{Event, Events, UNREAD_EVENTS};
 pub use handle::{Handle, Role, Status};
-pub use kvd_raftpb::node::{Member, Membership};
-pub use membership::{ChangeOutcome, MAX_PEER_URLS, MembershipChange, Refusal};
+pub use kvd_raftpb::node::{Announcement, Member, Membership};
+pub use membership::{
+    ChangeOutcome, MAX_CHANGES, MAX_PEER_URLS, MAX_REASON_BYTES, MAX_URL_BYTES, MembershipChange,
+    MembershipRequest, Refusal,
+};
 pub use metrics::Metrics;
+pub use oversight::{CatchUp, MAX_ROUNDS, Progress};
 pub use run::Node;
 pub use session::Applied;
 pub use state_machine::{StateMachine, View};

@@ -1,17 +1,31 @@
 //! Who belongs to the cluster: the replicated member list, and what may change it.
 //!
 //! Every membership entry is judged when it is *applied*, in log order, against the list as of that index. So every
-//! member comes to the same verdict, and a change that was proposed twice changes the list once.
+//! member comes to the same verdict, and a change that was proposed twice changes the list once. What only a leader can
+//! know (who answers, who has caught up) is judged before an entry is proposed, in `reconfigure.rs`.
+//!
+//! # Several changes in one entry
+//!
+//! They are one: all of them happen or none. raft makes them by joint consensus: from the entry that *enters* the joint
+//! configuration to the one that *leaves* it, both the old voters and the new ones have a majority in every decision.
+//! New learners and voters are so in the list from the first entry on; members that go are marked as
+//! [leaving](Member::leaving) by it, for they still vote, and are gone and their ids spent with the second.
 
 use std::sync::Arc;
 
 use kvd_mutation::{Bug, planted};
-use kvd_raftpb::node::{Member, Membership};
+use kvd_raftpb::node::{Announcement, Member, Membership};
 use kvd_raftpb::peer_url::parse_peer_url;
-use raft::eraftpb::{ConfChangeType, ConfChangeV2};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 
-/// The most peer URLs that one member may have.
+/// The most peer URLs, and the most client URLs, that one member may have.
 pub const MAX_PEER_URLS: usize = 8;
+/// The longest client URL, in bytes.
+pub const MAX_URL_BYTES: usize = 1024;
+/// The most members that one request may change.
+pub const MAX_CHANGES: usize = 16;
+/// The longest reason for a forced change, in bytes.
+pub const MAX_REASON_BYTES: usize = 256;
 
 /// A change that a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +42,44 @@ pub enum MembershipChange {
         /// The member's id.
         id: u64,
     },
+    /// Makes a learner a voter, which the leader does by itself once it has caught up.
+    Promote {
+        /// The learner's id.
+        id: u64,
+    },
+}
+
+impl MembershipChange {
+    /// The member that it is about.
+    pub fn id(&self) -> u64 {
+        match self {
+            Self::Add { id, .. } | Self::Remove { id } | Self::Promote { id } => *id,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> ConfChangeType {
+        match self {
+            Self::Add { .. } => ConfChangeType::AddLearnerNode,
+            Self::Promote { .. } => ConfChangeType::AddNode,
+            Self::Remove { .. } => ConfChangeType::RemoveNode,
+        }
+    }
+}
+
+/// Changes that happen together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MembershipRequest {
+    /// 1 to [`MAX_CHANGES`], each of another member.
+    pub changes: Vec<MembershipChange>,
+    /// Why the leader is to make them even if they endanger the quorum. The reason goes into the log, and every member
+    /// reports it.
+    pub force: Option<String>,
+}
+
+impl From<MembershipChange> for MembershipRequest {
+    fn from(change: MembershipChange) -> Self {
+        Self { changes: vec![change], force: None }
+    }
 }
 
 /// How a change ended that was not refused.
@@ -65,83 +117,184 @@ pub enum Refusal {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// Too few of the voters that would be left answer the leader.
+    #[error(
+        "of the voters {voters:?} that there would be only {active:?} answer, and nothing could be decided; bring the \
+         others back, or remove them first; --force with a reason does it all the same"
+    )]
+    LosesQuorum {
+        /// Who would vote.
+        voters: Vec<u64>,
+        /// Those of them that the leader hears.
+        active: Vec<u64>,
+    },
+    /// A learner that the leader does not take for ready.
+    #[error(
+        "member {0} has not caught up, and is promoted by itself once it has; --force with a reason does it all the same"
+    )]
+    NotCaughtUp(u64),
+    /// Leadership did not go where it was to go.
+    #[error(
+        "member {to} did not take over, member {leader} leads; is it a voter, up, and close behind the leader?"
+    )]
+    NotTakenOver {
+        /// Who was to lead.
+        to: u64,
+        /// Who leads.
+        leader: u64,
+    },
+    /// Another change of several members is not finished.
+    #[error("another change of several members is not finished; ask again")]
+    Joint,
 }
 
-/// Checks what needs no member list: ids and URLs.
-pub(crate) fn check(change: &MembershipChange) -> Result<(), Refusal> {
-    let (MembershipChange::Add { id, .. } | MembershipChange::Remove { id }) = change;
-    if *id == 0 {
-        return Err(Refusal::Invalid("member ids begin at 1".into()));
+/// Checks what needs no member list: ids, URLs, bounds.
+pub(crate) fn check(request: &MembershipRequest) -> Result<(), Refusal> {
+    let MembershipRequest { changes, force } = request;
+    let invalid = |words: String| Err(Refusal::Invalid(words));
+    if changes.is_empty() || changes.len() > MAX_CHANGES {
+        return invalid(format!("a request changes 1 to {MAX_CHANGES} members, not {}", changes.len()));
     }
-    let MembershipChange::Add { peer_urls, .. } = change else { return Ok(()) };
-    if peer_urls.is_empty() || peer_urls.len() > MAX_PEER_URLS {
-        return Err(Refusal::Invalid(format!(
-            "a member has 1 to {MAX_PEER_URLS} peer URLs, not {}",
-            peer_urls.len()
-        )));
+    if let Some(reason) = force
+        && (reason.trim().is_empty() || reason.len() > MAX_REASON_BYTES)
+    {
+        return invalid(format!("a forced change needs a reason, of at most {MAX_REASON_BYTES} bytes"));
     }
-    for url in peer_urls {
-        parse_peer_url(url).map_err(|e| Refusal::Invalid(format!("{url:?} is not a peer URL: {e}")))?;
+    for (at, change) in changes.iter().enumerate() {
+        let id = change.id();
+        if id == 0 {
+            return invalid("member ids begin at 1".into());
+        }
+        if changes[..at].iter().any(|other| other.id() == id) {
+            return invalid(format!("member {id} is in the request twice"));
+        }
+        if let MembershipChange::Add { peer_urls, .. } = change {
+            check_peer_urls(peer_urls).or_else(invalid)?;
+        }
     }
     Ok(())
 }
 
+fn check_peer_urls(urls: &[String]) -> Result<(), String> {
+    if urls.is_empty() || urls.len() > MAX_PEER_URLS {
+        return Err(format!("a member has 1 to {MAX_PEER_URLS} peer URLs, not {}", urls.len()));
+    }
+    urls.iter().try_for_each(|url| {
+        parse_peer_url(url).map(drop).map_err(|e| format!("{url:?} is not a peer URL: {e}"))
+    })
+}
+
 /// What an applied membership entry does to the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Verdict {
-    /// raft's configuration and the list change.
-    Change,
+    /// The list changes, and raft's configuration by this.
+    Change(ConfChangeV2),
     /// Nothing changes, and that is what was asked for.
     AlreadySo,
     /// Nothing changes, against what was asked for.
     Refuse(Refusal),
 }
 
-/// Judges a change against the list.
-pub(crate) fn judge(list: &Membership, kind: ConfChangeType, subject: &Member) -> Verdict {
+/// One change of a membership entry.
+pub(crate) type Step = (ConfChangeType, Member);
+
+/// Judges changes that happen together, one after the other, each against the list as those before it leave it. `again`:
+/// they were asked for before, so that a removal that has happened is no mistake.
+/// `joint`: raft's configuration is a joint one.
+pub(crate) fn judge(list: &Membership, joint: bool, steps: &[Step], again: bool) -> Verdict {
+    if joint {
+        return Verdict::Refuse(Refusal::Joint);
+    }
+    let mut scratch = list.clone();
+    let mut singles = Vec::new();
+    for (kind, subject) in steps {
+        match judge_one(&scratch, *kind, subject) {
+            Ok(true) => {
+                carry_out_one(&mut scratch, *kind, subject);
+                let mut single = ConfChangeSingle::default();
+                single.set_change_type(*kind);
+                single.node_id = subject.id;
+                singles.push(single);
+            }
+            Ok(false) => {}
+            Err(Refusal::Removed(_)) if again && *kind == ConfChangeType::RemoveNode => {}
+            Err(refusal) => return Verdict::Refuse(refusal),
+        }
+    }
+    if singles.is_empty() {
+        return Verdict::AlreadySo;
+    }
+    let mut change = ConfChangeV2::default();
+    if steps.len() > 1 {
+        // The leader proposes to leave the joint configuration; raft's own way (implicit) would let a leader do so
+        // that is outside of the configuration which remains.
+        change.set_transition(ConfChangeTransition::Explicit);
+    }
+    change.set_changes(singles.into());
+    Verdict::Change(change)
+}
+
+/// Whether one change can be (`Ok(true)`), or is so already (`Ok(false)`).
+fn judge_one(list: &Membership, kind: ConfChangeType, subject: &Member) -> Result<bool, Refusal> {
     let known = list.members.iter().find(|member| member.id == subject.id);
-    let removed = list.removed.binary_search(&subject.id).is_ok() && !planted(Bug::RemovedIdReturns);
+    let gone = || match list.removed.binary_search(&subject.id) {
+        Ok(_) => Refusal::Removed(subject.id),
+        Err(_) => Refusal::Unknown(subject.id),
+    };
     match kind {
         ConfChangeType::AddLearnerNode => {
-            if removed {
-                return Verdict::Refuse(Refusal::Removed(subject.id));
+            if list.removed.binary_search(&subject.id).is_ok() && !planted(Bug::RemovedIdReturns) {
+                return Err(Refusal::Removed(subject.id));
             }
             if known.is_some_and(|member| member.peer_urls == subject.peer_urls) {
-                return Verdict::AlreadySo;
+                return Ok(false);
             }
             let taken = |member: &&Member| {
                 member.id == subject.id || member.peer_urls.iter().any(|url| subject.peer_urls.contains(url))
             };
             match list.members.iter().find(taken) {
-                Some(other) => {
-                    Verdict::Refuse(Refusal::Conflict { id: other.id, urls: other.peer_urls.clone() })
-                }
-                None => Verdict::Change,
+                Some(other) => Err(Refusal::Conflict { id: other.id, urls: other.peer_urls.clone() }),
+                None => Ok(true),
             }
         }
-        ConfChangeType::AddNode => match known {
-            Some(member) if member.learner => Verdict::Change,
-            Some(_) => Verdict::AlreadySo,
-            None if removed => Verdict::Refuse(Refusal::Removed(subject.id)),
-            None => Verdict::Refuse(Refusal::Unknown(subject.id)),
-        },
-        ConfChangeType::RemoveNode => match known {
-            Some(member) if !member.learner && list.members.iter().filter(|m| !m.learner).count() == 1 => {
-                Verdict::Refuse(Refusal::LastVoter(subject.id))
+        ConfChangeType::AddNode => known.map(|member| member.learner).ok_or_else(gone),
+        ConfChangeType::RemoveNode => {
+            let known = known.ok_or_else(gone)?;
+            if voters(list) == [known.id] {
+                return Err(Refusal::LastVoter(known.id));
             }
-            Some(_) => Verdict::Change,
-            None if removed => Verdict::Refuse(Refusal::Removed(subject.id)),
-            None => Verdict::Refuse(Refusal::Unknown(subject.id)),
-        },
+            Ok(true)
+        }
     }
 }
 
-/// Carries out a change that [`judge`] let pass.
-pub(crate) fn carry_out(list: &mut Membership, kind: ConfChangeType, subject: Member) {
+/// Who has a vote once the list is as it says.
+pub(crate) fn voters(list: &Membership) -> Vec<u64> {
+    list.members.iter().filter(|member| !member.learner && !member.leaving).map(|member| member.id).collect()
+}
+
+/// Carries out changes that [`judge`] let pass. `joint`: those who go are marked, and stay until [`leave_joint`].
+pub(crate) fn carry_out(list: &mut Membership, steps: &[Step], joint: bool) {
+    for (kind, subject) in steps {
+        let at = list.members.binary_search_by_key(&subject.id, |member| member.id);
+        match (kind, at) {
+            (ConfChangeType::RemoveNode, Ok(at)) if joint => list.members[at].leaving = true,
+            _ => carry_out_one(list, *kind, subject),
+        }
+    }
+}
+
+fn carry_out_one(list: &mut Membership, kind: ConfChangeType, subject: &Member) {
     let at = list.members.binary_search_by_key(&subject.id, |member| member.id);
     match (kind, at) {
         (ConfChangeType::AddLearnerNode, Err(at)) => {
-            list.members.insert(at, Member { learner: true, boot: 0, ..subject })
+            let member = Member {
+                id: subject.id,
+                peer_urls: subject.peer_urls.clone(),
+                learner: true,
+                ..Member::default()
+            };
+            list.members.insert(at, member);
         }
         (ConfChangeType::AddNode, Ok(at)) => list.members[at].learner = false,
         (ConfChangeType::RemoveNode, Ok(at)) => {
@@ -150,7 +303,7 @@ pub(crate) fn carry_out(list: &mut Membership, kind: ConfChangeType, subject: Me
                 list.removed.insert(at, subject.id);
             }
         }
-        // `judge` answers `Change` in no other case.
+        // It is so already.
         _ => {}
     }
 }
@@ -166,14 +319,68 @@ pub(crate) fn with_planted_bug(mut change: ConfChangeV2) -> ConfChangeV2 {
     change
 }
 
-/// The cluster has heard of a start of a member. Says whether it is news.
-pub(crate) fn hear_of(list: &mut Arc<Membership>, id: u64, boot: u64) -> bool {
-    let Ok(at) = list.members.binary_search_by_key(&id, |member| member.id) else { return false };
-    let news = boot > list.members[at].boot;
-    if news {
-        Arc::make_mut(list).members[at].boot = boot;
+/// The joint configuration is left: who was marked as leaving is gone. Returns them.
+pub(crate) fn leave_joint(list: &mut Membership) -> Vec<u64> {
+    let gone: Vec<u64> =
+        list.members.iter().filter(|member| member.leaving).map(|member| member.id).collect();
+    for id in &gone {
+        carry_out_one(list, ConfChangeType::RemoveNode, &Member { id: *id, ..Member::default() });
     }
-    news
+    gone
+}
+
+/// The cluster has heard of a start of a member, and of where that member says it is. Says whether it is news.
+pub(crate) fn hear_of(
+    list: &mut Arc<Membership>,
+    id: u64,
+    boot: u64,
+    announcement: Option<&Announcement>,
+) -> bool {
+    let Ok(at) = list.members.binary_search_by_key(&id, |member| member.id) else { return false };
+    if boot <= list.members[at].boot {
+        return false;
+    }
+    let peer_urls = announcement.and_then(|announcement| moved_to(list, at, &announcement.peer_urls));
+    let member = &mut Arc::make_mut(list).members[at];
+    member.boot = boot;
+    if let Some(urls) = peer_urls {
+        tracing::info!(member = id, from = ?member.peer_urls, to = ?urls, "a member has other peer URLs");
+        member.peer_urls = urls;
+    }
+    if let Some(announcement) = announcement
+        && announcement.client_urls.len() <= MAX_PEER_URLS
+        && announcement.client_urls.iter().all(|url| url.len() <= MAX_URL_BYTES)
+    {
+        member.client_urls.clone_from(&announcement.client_urls);
+    }
+    true
+}
+
+/// The peer URLs that take the place of those in the list.
+fn moved_to(list: &Membership, at: usize, urls: &[String]) -> Option<Vec<String>> {
+    let member = &list.members[at];
+    if urls.iter().all(|url| member.peer_urls.contains(url)) {
+        return None;
+    }
+    let of_another =
+        |url| list.members.iter().any(|other| other.id != member.id && other.peer_urls.contains(url));
+    if let Err(why) = check_peer_urls(urls) {
+        tracing::warn!(
+            member = member.id,
+            why,
+            "a member announces peer URLs that cannot be; the old ones stay"
+        );
+        return None;
+    }
+    if let Some(url) = urls.iter().find(|url| of_another(url)) {
+        tracing::warn!(
+            member = member.id,
+            url,
+            "a member announces the peer URL of another; the old ones stay"
+        );
+        return None;
+    }
+    Some(urls.to_vec())
 }
 
 /// Whether a list read from a snapshot is in order: ids ascending, none at once a member and removed.
@@ -189,7 +396,7 @@ mod tests {
     use ConfChangeType::*;
 
     fn member(id: u64, url: &str) -> Member {
-        Member { id, peer_urls: vec![url.into()], client_urls: Vec::new(), learner: false, boot: 0 }
+        Member { id, peer_urls: vec![url.into()], ..Member::default() }
     }
 
     fn list() -> Membership {
@@ -202,67 +409,170 @@ mod tests {
         }
     }
 
+    /// What becomes of one change: nothing (`None`), or raft's changes.
+    fn judged(list: &Membership, steps: &[Step], again: bool) -> Result<Vec<(ConfChangeType, u64)>, Refusal> {
+        match judge(list, false, steps, again) {
+            Verdict::Change(change) => {
+                assert_eq!(change.get_transition() == ConfChangeTransition::Explicit, steps.len() > 1);
+                Ok(change.changes.iter().map(|one| (one.get_change_type(), one.node_id)).collect())
+            }
+            Verdict::AlreadySo => Ok(Vec::new()),
+            Verdict::Refuse(refusal) => Err(refusal),
+        }
+    }
+
     #[test]
     fn each_change_has_one_verdict() {
         use Refusal::*;
-        let conflict = |id: u64, url: &str| Verdict::Refuse(Conflict { id, urls: vec![url.into()] });
+        let conflict = |id: u64, url: &str| Err(Conflict { id, urls: vec![url.into()] });
+        let change = |kind, id| Ok(vec![(kind, id)]);
+        let already_so = || Ok(Vec::new());
         for (kind, subject, verdict) in [
-            (AddLearnerNode, member(5, "http://e:5"), Verdict::Change),
-            (AddLearnerNode, member(2, "http://b:2"), Verdict::AlreadySo),
-            (AddLearnerNode, member(4, "http://d:4"), Verdict::AlreadySo),
+            (AddLearnerNode, member(5, "http://e:5"), change(AddLearnerNode, 5)),
+            (AddLearnerNode, member(2, "http://b:2"), already_so()),
+            (AddLearnerNode, member(4, "http://d:4"), already_so()),
             (AddLearnerNode, member(2, "http://x:2"), conflict(2, "http://b:2")),
             (AddLearnerNode, member(5, "http://b:2"), conflict(2, "http://b:2")),
-            (AddLearnerNode, member(3, "http://c:3"), Verdict::Refuse(Removed(3))),
-            (AddNode, member(4, ""), Verdict::Change),
-            (AddNode, member(1, ""), Verdict::AlreadySo),
-            (AddNode, member(3, ""), Verdict::Refuse(Removed(3))),
-            (AddNode, member(5, ""), Verdict::Refuse(Unknown(5))),
-            (RemoveNode, member(1, ""), Verdict::Change),
-            (RemoveNode, member(4, ""), Verdict::Change),
-            (RemoveNode, member(3, ""), Verdict::Refuse(Removed(3))),
-            (RemoveNode, member(5, ""), Verdict::Refuse(Unknown(5))),
+            (AddLearnerNode, member(3, "http://c:3"), Err(Removed(3))),
+            (AddNode, member(4, ""), change(AddNode, 4)),
+            (AddNode, member(1, ""), already_so()),
+            (AddNode, member(3, ""), Err(Removed(3))),
+            (AddNode, member(5, ""), Err(Unknown(5))),
+            (RemoveNode, member(1, ""), change(RemoveNode, 1)),
+            (RemoveNode, member(4, ""), change(RemoveNode, 4)),
+            (RemoveNode, member(3, ""), Err(Removed(3))),
+            (RemoveNode, member(5, ""), Err(Unknown(5))),
         ] {
-            assert_eq!(judge(&list(), kind, &subject), verdict, "{kind:?} {subject:?}");
+            assert_eq!(judged(&list(), &[(kind, subject.clone())], false), verdict, "{kind:?} {subject:?}");
         }
+    }
+
+    #[test]
+    fn several_changes_are_one() {
+        let steps = |steps: &[(ConfChangeType, u64)]| -> Vec<Step> {
+            steps.iter().map(|(kind, id)| (*kind, member(*id, &format!("http://{id}:1")))).collect()
+        };
+        let all = steps(&[(AddLearnerNode, 5), (AddNode, 4), (RemoveNode, 1), (RemoveNode, 2)]);
+        let singles = vec![(AddLearnerNode, 5), (AddNode, 4), (RemoveNode, 1), (RemoveNode, 2)];
+        assert_eq!(judged(&list(), &all, false), Ok(singles));
+        // One that cannot be takes the others with it, and what is so already is left out.
+        let one_bad = steps(&[(AddLearnerNode, 5), (RemoveNode, 9)]);
+        assert_eq!(judged(&list(), &one_bad, false), Err(Refusal::Unknown(9)));
+        let one_so = steps(&[(AddNode, 1), (RemoveNode, 2)]);
+        assert_eq!(judged(&list(), &one_so, false), Ok(vec![(RemoveNode, 2)]));
+        // Each is judged against what those before it leave.
+        let all_voters = steps(&[(RemoveNode, 1), (RemoveNode, 2)]);
+        assert_eq!(judged(&list(), &all_voters, false), Err(Refusal::LastVoter(2)));
+
+        let mut list = list();
+        carry_out(&mut list, &all, true);
+        assert_eq!(voters(&list), [4]);
+        assert_eq!(list.removed, [3], "they still vote");
+        let busy = judge(&list, true, &steps(&[(AddLearnerNode, 6)]), false);
+        assert_eq!(busy, Verdict::Refuse(Refusal::Joint));
+        assert_eq!(leave_joint(&mut list), [1, 2]);
+        assert_eq!(list.removed, [1, 2, 3]);
+        assert_eq!(
+            list.members.iter().map(|m| (m.id, m.learner)).collect::<Vec<_>>(),
+            [(4, false), (5, true)]
+        );
+        assert!(is_consistent(&list));
+        assert_eq!(leave_joint(&mut list), [0; 0]);
+        // Asked for again, all of it is so; but a mistake stays one.
+        let rest = steps(&[(AddNode, 4), (RemoveNode, 1), (RemoveNode, 2)]);
+        assert_eq!(judged(&list, &rest, true), Ok(Vec::new()));
+        assert_eq!(judged(&list, &rest, false), Err(Refusal::Removed(1)));
+        assert_eq!(judged(&list, &steps(&[(AddLearnerNode, 1)]), true), Err(Refusal::Removed(1)));
     }
 
     #[test]
     fn the_last_voter_stays() {
         let mut list = list();
-        carry_out(&mut list, RemoveNode, member(2, ""));
-        assert_eq!(judge(&list, RemoveNode, &member(1, "")), Verdict::Refuse(Refusal::LastVoter(1)));
-        assert_eq!(judge(&list, RemoveNode, &member(4, "")), Verdict::Change);
+        carry_out(&mut list, &[(RemoveNode, member(2, ""))], false);
+        assert_eq!(judged(&list, &[(RemoveNode, member(1, ""))], false), Err(Refusal::LastVoter(1)));
+        assert!(judged(&list, &[(RemoveNode, member(4, ""))], false).is_ok());
+        // A learner that is promoted in the same entry takes its place.
+        let swap = [(AddNode, member(4, "")), (RemoveNode, member(1, ""))];
+        assert!(judged(&list, &swap, false).is_ok());
     }
 
     #[test]
     fn a_member_comes_is_promoted_and_goes_for_good() {
         let mut list = list();
-        carry_out(&mut list, AddLearnerNode, member(5, "http://e:5"));
+        carry_out(&mut list, &[(AddLearnerNode, member(5, "http://e:5"))], false);
         assert!(list.members.last().unwrap().learner);
-        carry_out(&mut list, AddNode, member(5, ""));
+        carry_out(&mut list, &[(AddNode, member(5, ""))], false);
         let last = list.members.last().unwrap();
         assert!(!last.learner && last.peer_urls == ["http://e:5"]);
-        carry_out(&mut list, RemoveNode, member(5, ""));
+        carry_out(&mut list, &[(RemoveNode, member(5, ""))], false);
         assert_eq!(list.removed, [3, 5]);
         assert!(is_consistent(&list));
     }
 
     #[test]
-    fn bad_ids_and_urls_are_refused_before_anything_is_proposed() {
-        let add = |id, urls: &[&str]| MembershipChange::Add {
-            id,
-            peer_urls: urls.iter().map(|url| url.to_string()).collect(),
+    fn bad_requests_are_refused_before_anything_is_proposed() {
+        let add = |id, urls: &[&str]| -> MembershipRequest {
+            let peer_urls = urls.iter().map(|url| url.to_string()).collect();
+            MembershipChange::Add { id, peer_urls }.into()
         };
-        assert!(check(&add(1, &["http://h:1"])).is_ok());
-        assert!(check(&add(1, &["http://h:1"; MAX_PEER_URLS])).is_ok());
+        let removals = |n: u64| MembershipRequest {
+            changes: (1..=n).map(|id| MembershipChange::Remove { id }).collect(),
+            force: None,
+        };
+        let forced = |n| MembershipRequest { force: Some("x".repeat(n)), ..removals(1) };
+        for good in [
+            add(1, &["http://h:1"]),
+            add(1, &["http://h:1"; MAX_PEER_URLS]),
+            removals(MAX_CHANGES as u64 - 1),
+            removals(MAX_CHANGES as u64),
+            forced(1),
+            forced(MAX_REASON_BYTES),
+        ] {
+            assert_eq!(check(&good), Ok(()), "{good:?}");
+        }
+        let twice = MembershipRequest { changes: vec![MembershipChange::Promote { id: 1 }; 2], force: None };
         for bad in [
             add(0, &["http://h:1"]),
             add(1, &[]),
             add(1, &["no url"]),
             add(1, &["http://h:1"; MAX_PEER_URLS + 1]),
-            MembershipChange::Remove { id: 0 },
+            MembershipChange::Remove { id: 0 }.into(),
+            removals(0),
+            removals(MAX_CHANGES as u64 + 1),
+            twice,
+            forced(0),
+            forced(MAX_REASON_BYTES + 1),
         ] {
             assert!(matches!(check(&bad), Err(Refusal::Invalid(_))), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_start_tells_where_the_member_is() {
+        let mut list = Arc::new(list());
+        let announce = |peer: &str, client: &str| Announcement {
+            peer_urls: vec![peer.into()],
+            client_urls: vec![client.into()],
+        };
+        let urls =
+            |list: &Membership| (list.members[1].peer_urls[0].clone(), list.members[1].client_urls.clone());
+        assert!(hear_of(&mut list, 2, 1, Some(&announce("http://b:2", "http://b:80"))));
+        assert_eq!(urls(&list), ("http://b:2".into(), vec!["http://b:80".into()]));
+        // The same start again, and one that was before it.
+        assert!(!hear_of(&mut list, 2, 1, Some(&announce("http://x:2", "http://x:80"))));
+        assert!(!hear_of(&mut list, 2, 0, None));
+        // It moves; but not to where another one is.
+        assert!(hear_of(&mut list, 2, 2, Some(&announce("http://x:2", "http://x:80"))));
+        assert_eq!(urls(&list), ("http://x:2".into(), vec!["http://x:80".into()]));
+        assert!(hear_of(&mut list, 2, 3, Some(&announce("http://a:1", "http://y:80"))));
+        assert_eq!(urls(&list), ("http://x:2".into(), vec!["http://y:80".into()]));
+        assert!(hear_of(&mut list, 2, 4, Some(&announce("no url", "http://y:80"))));
+        assert!(hear_of(&mut list, 2, 5, None));
+        assert_eq!(urls(&list), ("http://x:2".into(), vec!["http://y:80".into()]));
+        assert!(!hear_of(&mut list, 9, 1, None), "nobody");
+        // One of several URLs is enough to stay.
+        Arc::make_mut(&mut list).members[1].peer_urls = vec!["http://b:2".into(), "http://x:2".into()];
+        assert!(hear_of(&mut list, 2, 6, Some(&announce("http://x:2", "http://y:80"))));
+        assert_eq!(list.members[1].peer_urls.len(), 2);
     }
 }

@@ -72,6 +72,7 @@ pub(crate) struct Tracker {
     retry_at: Duration,
     retry_after: Duration,
     announcement: Announcement,
+    announced: Option<kvd_raftpb::node::Announcement>,
 }
 
 /// Whether the cluster has heard of this start.
@@ -83,7 +84,8 @@ enum Announcement {
 }
 
 impl Tracker {
-    pub(crate) fn new(member: u64, boot: u64) -> Self {
+    /// `announced` goes into the log with the first batch.
+    pub(crate) fn new(member: u64, boot: u64, announced: Option<kvd_raftpb::node::Announcement>) -> Self {
         Self {
             member,
             boot,
@@ -95,6 +97,7 @@ impl Tracker {
             retry_at: Duration::ZERO,
             retry_after: FIRST_RETRY,
             announcement: Announcement::Due,
+            announced,
         }
     }
 
@@ -148,7 +151,11 @@ impl Tracker {
         if commands.is_empty() && self.announcement != Announcement::Due {
             return None;
         }
-        let batch = Batch { member: self.member, boot: self.boot, floor: self.floor, commands };
+        let announcement = match self.announcement {
+            Announcement::Heard => None,
+            Announcement::Due | Announcement::Sent => self.announced.clone(),
+        };
+        let batch = Batch { member: self.member, boot: self.boot, floor: self.floor, commands, announcement };
         Some((batch.encode_to_vec(), end))
     }
 
@@ -269,14 +276,14 @@ mod tests {
 
     /// A tracker whose start is known.
     fn tracker() -> Tracker {
-        let mut tracker = Tracker::new(1, 1);
+        let mut tracker = Tracker::new(1, 1, None);
         tracker.heard();
         tracker
     }
 
     #[test]
     fn a_start_is_announced_until_it_is_heard_of() {
-        let mut tracker = Tracker::new(1, 1);
+        let mut tracker = Tracker::new(1, 1, None);
         assert_eq!(propose(&mut tracker), Some((0, vec![])));
         assert_eq!(propose(&mut tracker), None);
         tracker.retry_if_due(FIRST_RETRY - MS);

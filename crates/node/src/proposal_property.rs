@@ -54,7 +54,7 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
-        let mut tracker = Tracker::new(1, 1);
+        let mut tracker = Tracker::new(1, 1, None);
         tracker.heard();
         let (now, floor, failed) = (Duration::ZERO, 0, false);
         Self { tracker, now, waiters: Vec::new(), taken: Vec::new(), floor, failed }

@@ -116,6 +116,7 @@ impl<S: StateMachine> Core<S> {
         for _ in 0..MAX_READIES {
             // First: what it asks for again must not be asked for twice.
             self.note_leader();
+            self.move_changes_on(out);
             self.propose_what_waits();
             self.ask_for_read_index();
             self.raw.mut_store().read_ahead(self.applied)?;

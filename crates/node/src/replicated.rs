@@ -39,7 +39,7 @@ impl<S: StateMachine> Replicated<S> {
         if !known || !self.sessions.begin(member, batch.boot, batch.floor) {
             return false;
         }
-        let news = membership::hear_of(&mut self.membership, member, batch.boot);
+        let news = membership::hear_of(&mut self.membership, member, batch.boot, batch.announcement.as_ref());
         let mut counters = Vec::with_capacity(batch.commands.len());
         let mut payloads = Vec::with_capacity(batch.commands.len());
         for command in batch.commands {

@@ -17,6 +17,7 @@ use crate::event::Event;
 use crate::handle::{Handle, REFRESH, Shown, Status};
 use crate::inbox::Inbox;
 use crate::metrics::{Metrics, Turn};
+use crate::oversight::Progress;
 use crate::proposal::Load;
 use crate::replicated::Restored;
 use crate::state_machine::StateMachine;
@@ -51,7 +52,7 @@ impl Board {
     /// Shows the member as of the end of a turn, and returns what happened since the last call.
     pub fn show<S: StateMachine>(&self, core: &mut Core<S>) -> Vec<Event> {
         let events = core.take_events();
-        show(&mut self.lock(), core.status(), &events);
+        show(&mut self.lock(), core.status(), core.progress.clone(), &events);
         events
     }
 
@@ -158,7 +159,11 @@ async fn turns<S: StateMachine>(
             Poll::Ready(Some(now)) => Poll::Ready(Some(now)),
             Poll::Ready(None) | Poll::Pending if more => Poll::Ready(None),
             // A clock that ends does not tick any more; requests and messages are still handled.
-            Poll::Ready(None) | Poll::Pending => inbox.poll_arrival(cx).map(|()| None),
+            Poll::Ready(None) | Poll::Pending => {
+                // What they answer arrives like everything else.
+                threads.poll_questions(cx);
+                inbox.poll_arrival(cx).map(|()| None)
+            }
         })
         .await;
         let (load, reads) = core.load();
@@ -182,7 +187,8 @@ async fn turns<S: StateMachine>(
         metrics.show(&status, turn);
         let events = core.take_events();
         events.iter().for_each(|event| metrics.count(event));
-        show(&mut shown.lock().unwrap_or_else(PoisonError::into_inner), status, &events);
+        let progress = core.progress.clone();
+        show(&mut shown.lock().unwrap_or_else(PoisonError::into_inner), status, progress, &events);
         if let Some(exit) = exit {
             return Ok(exit);
         }
@@ -190,9 +196,10 @@ async fn turns<S: StateMachine>(
     }
 }
 
-fn show(shown: &mut Shown, status: Status, events: &[Event]) {
+fn show(shown: &mut Shown, status: Status, progress: Arc<[Progress]>, events: &[Event]) {
     shown.refreshing &= status.staleness.is_none_or(|age| age >= REFRESH);
     shown.status = status;
+    shown.progress = progress;
     for event in events {
         event.log();
         shown.subscribers.tell(event);

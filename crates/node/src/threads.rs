@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use kvd_raftpb::peers::Peers;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use kvd_raftpb::peers::{BoxFuture, CallError, Peers};
 use kvd_snap::Snapshotter;
 use kvd_wal::{Fetch, LogReader, Wal};
 use raft::eraftpb::{Message, SnapshotMetadata};
 
+use crate::changes::Ask;
 use crate::core::Outside;
 use crate::error::Fatal;
 use crate::handle::Shown;
@@ -43,6 +48,8 @@ pub(crate) struct Threads<S: StateMachine> {
     reader: LogReader,
     /// The queue of the thread that reads the log back, once there was something to read.
     fetches: Option<mpsc::Sender<Fetch>>,
+    /// Calls to the leader, each with its number. The loop polls them.
+    questions: FuturesUnordered<BoxFuture<(u64, Result<Bytes, CallError>)>>,
     /// One for each file operation that is under way.
     helpers: BTreeMap<&'static str, JoinHandle<()>>,
 }
@@ -79,9 +86,17 @@ impl<S: StateMachine> Threads<S> {
             log,
             reader,
             fetches: None,
+            questions: FuturesUnordered::new(),
             stopping: Arc::default(),
             helpers: BTreeMap::new(),
         })
+    }
+
+    /// Puts what the leader has answered into the inbox, and wakes the task when there is more.
+    pub(crate) fn poll_questions(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some((number, answer))) = self.questions.poll_next_unpin(cx) {
+            self.inbox.done(Done::Answered { number, answer });
+        }
     }
 
     /// Closes the log and joins every thread, whatever became of the others: nobody touches the member's files after
@@ -166,6 +181,11 @@ fn spawn<R: Send + 'static>(
 impl<S: StateMachine> Outside<S> for Threads<S> {
     fn send(&mut self, messages: Vec<Message>) {
         self.peers.send(messages);
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let answer = self.peers.call(ask.to, ask.request, ask.limit);
+        self.questions.push(Box::pin(async move { (ask.number, answer.await) }));
     }
 
     fn write(&mut self, write: Write) {

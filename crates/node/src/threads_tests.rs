@@ -85,6 +85,7 @@ fn start(wal: Wal, snapshotter: Snapshotter) -> Works {
         refreshing: false,
         status: Status::default(),
         membership: Arc::default(),
+        progress: Arc::default(),
     };
     let (peers, shown) = (Arc::new(Nobody), Arc::new(Mutex::new(shown)));
     let threads =

@@ -107,14 +107,104 @@ pub fn decode_snapshot_metadata(bytes: &[u8]) -> Result<eraftpb::SnapshotMetadat
     Ok(metadata_from_pb(parse("snapshot metadata", bytes)?))
 }
 
-/// Encodes a message, appending to `out`.
+/// Encodes a message, appending to `out`: as [`pb::Message`] does, without making one, since every message is encoded.
+///
+/// It is the sum of [`encode_message_head`], [`encode_entries`] and [`encode_message_tail`]. Whoever sends the same
+/// entries to several members encodes them once.
 pub fn encode_message(message: &eraftpb::Message, out: &mut BytesMut) {
-    message_to_pb(message).encode_raw(out);
+    encode_message_head(message, out);
+    encode_entries(&message.entries, out);
+    encode_message_tail(message, out);
+}
+
+/// Encodes what stands before a message's entries.
+pub fn encode_message_head(message: &eraftpb::Message, out: &mut impl BufMut) {
+    let message_type = message.get_msg_type() as i32;
+    if message_type != 0 {
+        encoding::int32::encode(1, &message_type, out);
+    }
+    encode_number(2, message.to, out);
+    encode_number(3, message.from, out);
+    encode_number(4, message.term, out);
+    encode_number(5, message.log_term, out);
+    encode_number(6, message.index, out);
+}
+
+/// Encodes entries as they stand in a message.
+pub fn encode_entries(entries: &[eraftpb::Entry], out: &mut impl BufMut) {
+    for entry in entries {
+        encoding::encode_key(7, encoding::WireType::LengthDelimited, out);
+        encoding::encode_varint(entry_len(entry) as u64, out);
+        encode_entry(entry, out);
+    }
+}
+
+/// Encodes what stands behind a message's entries.
+pub fn encode_message_tail(message: &eraftpb::Message, out: &mut impl BufMut) {
+    encode_number(8, message.commit, out);
+    if let Some(snapshot) = message.snapshot.as_ref() {
+        encoding::message::encode(9, &snapshot_to_pb(snapshot), out);
+    }
+    if message.reject {
+        encoding::bool::encode(10, &message.reject, out);
+    }
+    encode_number(11, message.reject_hint, out);
+    if !message.context.is_empty() {
+        encoding::bytes::encode(12, &message.context, out);
+    }
+    encode_number(13, message.request_snapshot, out);
+    encode_number(14, message.deprecated_priority, out);
+    encode_number(15, message.commit_term, out);
+    if message.priority != 0 {
+        encoding::int64::encode(16, &message.priority, out);
+    }
 }
 
 /// The length in bytes of [`encode_message`]'s output.
 pub fn message_len(message: &eraftpb::Message) -> usize {
-    message_to_pb(message).encoded_len()
+    let message_type = message.get_msg_type() as i32;
+    let numbers = [
+        (2, message.to),
+        (3, message.from),
+        (4, message.term),
+        (5, message.log_term),
+        (6, message.index),
+        (8, message.commit),
+        (11, message.reject_hint),
+        (13, message.request_snapshot),
+        (14, message.deprecated_priority),
+        (15, message.commit_term),
+    ];
+    let mut len = 0;
+    if message_type != 0 {
+        len += encoding::int32::encoded_len(1, &message_type);
+    }
+    for (tag, number) in numbers.into_iter().filter(|(_, number)| *number != 0) {
+        len += encoding::uint64::encoded_len(tag, &number);
+    }
+    for entry in message.entries.iter() {
+        let entry_len = entry_len(entry);
+        len += encoding::key_len(7) + encoding::encoded_len_varint(entry_len as u64) + entry_len;
+    }
+    if let Some(snapshot) = message.snapshot.as_ref() {
+        len += encoding::message::encoded_len(9, &snapshot_to_pb(snapshot));
+    }
+    if message.reject {
+        len += encoding::bool::encoded_len(10, &message.reject);
+    }
+    if !message.context.is_empty() {
+        len += encoding::bytes::encoded_len(12, &message.context);
+    }
+    if message.priority != 0 {
+        len += encoding::int64::encoded_len(16, &message.priority);
+    }
+    len
+}
+
+fn encode_number(tag: u32, number: u64, out: &mut impl BufMut) {
+    if number != 0 {
+        encoding::uint64::encode(tag, &number, out);
+    }
 }
 
 /// Decodes a message. The payloads of its entries share `bytes`. Pass the result through
@@ -177,16 +267,6 @@ pub fn decode_conf_change(
     Ok(out)
 }
 
-fn entry_to_pb(entry: &eraftpb::Entry) -> pb::Entry {
-    pb::Entry {
-        entry_type: entry.get_entry_type() as i32,
-        term: entry.term,
-        index: entry.index,
-        data: entry.data.clone(),
-        context: entry.context.clone(),
-    }
-}
-
 fn entry_from_pb(entry: pb::Entry) -> Result<eraftpb::Entry, DecodeError> {
     let mut out = eraftpb::Entry::default();
     out.set_entry_type(match entry.entry_type {
@@ -217,6 +297,10 @@ fn metadata_to_pb(metadata: &eraftpb::SnapshotMetadata) -> pb::SnapshotMetadata 
     }
 }
 
+fn snapshot_to_pb(snapshot: &eraftpb::Snapshot) -> pb::Snapshot {
+    pb::Snapshot { data: snapshot.data.clone(), metadata: snapshot.metadata.as_ref().map(metadata_to_pb) }
+}
+
 fn metadata_from_pb(metadata: pb::SnapshotMetadata) -> eraftpb::SnapshotMetadata {
     let mut out = eraftpb::SnapshotMetadata::default();
     out.index = metadata.index;
@@ -229,30 +313,6 @@ fn metadata_from_pb(metadata: pb::SnapshotMetadata) -> eraftpb::SnapshotMetadata
     to.learners_next = conf.learners_next;
     to.auto_leave = conf.auto_leave;
     out
-}
-
-fn message_to_pb(message: &eraftpb::Message) -> pb::Message {
-    pb::Message {
-        msg_type: message.get_msg_type() as i32,
-        to: message.to,
-        from: message.from,
-        term: message.term,
-        log_term: message.log_term,
-        index: message.index,
-        entries: message.entries.iter().map(entry_to_pb).collect(),
-        commit: message.commit,
-        commit_term: message.commit_term,
-        snapshot: message.snapshot.as_ref().map(|snapshot| pb::Snapshot {
-            data: snapshot.data.clone(),
-            metadata: snapshot.metadata.as_ref().map(metadata_to_pb),
-        }),
-        request_snapshot: message.request_snapshot,
-        reject: message.reject,
-        reject_hint: message.reject_hint,
-        context: message.context.clone(),
-        deprecated_priority: message.deprecated_priority,
-        priority: message.priority,
-    }
 }
 
 fn message_from_pb(message: pb::Message) -> Result<eraftpb::Message, DecodeError> {

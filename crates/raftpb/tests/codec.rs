@@ -86,6 +86,9 @@ proptest! {
         if message.snapshot.is_none() {
             prop_assert_eq!(theirs.len(), out.len());
         }
+        // Field by field in the order of the schema, as prost has them.
+        let prosts: kvd_raftpb::pb::Message = prost::Message::decode(&out[..]).unwrap();
+        prop_assert_eq!(&prost::Message::encode_to_vec(&prosts), &out);
         prop_assert_eq!(&Message::parse_from_bytes(&out).unwrap(), &message);
         prop_assert_eq!(&codec::decode_message(Bytes::from(theirs)).unwrap(), &message);
         prop_assert_eq!(&codec::decode_message(out.freeze()).unwrap(), &message);

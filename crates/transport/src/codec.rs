@@ -12,13 +12,25 @@
 //! announces much and sends little costs little. Each frame is copied into an allocation of exactly its length, because
 //! the payloads of its entries go on sharing it for as long as the log keeps them; a slice of the socket's read buffer
 //! would keep the whole buffer alive instead.
+//!
+//! ```
+//! use kvd_transport::codec::{Decoder, Frame, encode_frame};
+//!
+//! let mut message = raft::eraftpb::Message::default();
+//! message.to = 2;
+//! let mut stream = bytes::BytesMut::new();
+//! encode_frame(&message, 1000, &mut stream)?;
+//! let Some(Frame::Message(bytes)) = Decoder::new(1000).next(&mut stream.freeze())? else { panic!() };
+//! assert_eq!(kvd_raftpb::codec::decode_message(bytes)?, message);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kvd_raftpb::codec::encode_message;
 use raft::eraftpb::Message;
 
 /// A frame with nothing in it.
-pub(crate) const HEARTBEAT: [u8; 4] = [0; 4];
+pub const HEARTBEAT: [u8; 4] = [0; 4];
 
 /// Memory that is taken for a frame on the word of its length alone, in bytes. Ordinary appends fit and are read into
 /// one allocation.
@@ -27,13 +39,18 @@ const TRUSTED_BYTES: usize = 256 << 10;
 /// A message whose frame would be longer than the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a frame of {len} bytes is longer than the limit of {max}")]
-pub(crate) struct TooLong {
-    pub(crate) len: u64,
-    pub(crate) max: u32,
+pub struct TooLong {
+    /// Length of the message, in bytes.
+    pub len: u64,
+    /// The limit, in bytes.
+    pub max: u32,
 }
 
-/// Appends a message's frame to `out`, or nothing if it is too long.
-pub(crate) fn encode_frame(message: &Message, max: u32, out: &mut BytesMut) -> Result<(), TooLong> {
+/// Appends a message's frame to `out`.
+///
+/// # Errors
+/// [`TooLong`], if the message's encoding is longer than `max` bytes; then nothing is appended.
+pub fn encode_frame(message: &Message, max: u32, out: &mut BytesMut) -> Result<(), TooLong> {
     let start = out.len();
     out.put_u32_le(0);
     encode_message(message, out);
@@ -52,7 +69,7 @@ pub(crate) fn encode_frame(message: &Message, max: u32, out: &mut BytesMut) -> R
 
 /// What a stream consists of.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Frame {
+pub enum Frame {
     /// Nothing but a sign of life.
     Heartbeat,
     /// The bytes of a message.
@@ -61,7 +78,7 @@ pub(crate) enum Frame {
 
 /// Takes frames out of chunks that were cut anywhere. One for each connection: its state never survives a reconnect.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     max: u32,
     head: [u8; 4],
     head_len: usize,
@@ -70,12 +87,17 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn new(max: u32) -> Decoder {
+    /// A decoder that takes messages of at most `max` bytes.
+    pub fn new(max: u32) -> Decoder {
         Decoder { max, head: [0; 4], head_len: 0, body: Vec::new(), body_len: 0 }
     }
 
-    /// Takes the next frame from the front of `chunk`; `None` when `chunk` is used up before the frame is whole.
-    pub(crate) fn next(&mut self, chunk: &mut Bytes) -> Result<Option<Frame>, TooLong> {
+    /// Takes the next frame from the front of `chunk`; `None` when `chunk` is used up before the frame is whole. Memory is
+    /// taken as bytes arrive, never on the word of a length.
+    ///
+    /// # Errors
+    /// [`TooLong`]: the stream cannot be read on.
+    pub fn next(&mut self, chunk: &mut Bytes) -> Result<Option<Frame>, TooLong> {
         if self.head_len < 4 {
             let n = chunk.len().min(4 - self.head_len);
             self.head[self.head_len..self.head_len + n].copy_from_slice(&chunk[..n]);
@@ -112,8 +134,7 @@ impl Decoder {
     }
 
     /// True between frames: a stream that ends elsewhere was cut.
-    #[cfg(test)]
-    pub(crate) fn at_boundary(&self) -> bool {
+    pub fn at_boundary(&self) -> bool {
         self.head_len == 0
     }
 }

@@ -50,6 +50,13 @@ pub struct Config {
     pub snapshot_stall_timeout: Duration,
     /// How long the receiver may take, after the last byte, to verify a snapshot and make it durable.
     pub snapshot_install_timeout: Duration,
+    /// Most calls that are under way to other members, and most that are being answered. One more is an error to the
+    /// caller.
+    pub max_calls: usize,
+    /// Longest request and longest answer of a call, in bytes.
+    pub max_call_bytes: usize,
+    /// Longest time that a call of another member may ask for; more is cut down to it.
+    pub max_call_time: Duration,
     /// How long [`crate::Transport::stop`] lets streams write out what is queued.
     pub stop_grace: Duration,
 }
@@ -89,6 +96,9 @@ impl Default for Config {
             snapshot_chunk_bytes: 128 << 10,
             snapshot_stall_timeout: Duration::from_secs(5),
             snapshot_install_timeout: Duration::from_secs(60),
+            max_calls: 64,
+            max_call_bytes: 1 << 20,
+            max_call_time: Duration::from_secs(60),
             stop_grace: Duration::from_millis(500),
         }
     }

@@ -3,33 +3,41 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /raft/stream/{msgapp,message}/{from}` | 200 and an endless body of frames for member `from` |
+//! | `POST /raft` | 204 once the messages in the body are delivered |
 //! | `POST /raft/snapshot` | 204 once the snapshot is durable and its message delivered |
+//! | `POST /raft/call` | 200 and the handler's answer to the request in the body |
 //! | `GET /raft/members` | 200 and the member list (prost `kvd.node.Membership`), for a joiner |
 //! | `GET /raft/probing` | 200 and nothing |
 //!
 //! Refusals: 404 no such path, or the sender is not a member; 405 wrong method; 400 headers or message that make no
-//! sense; 412 other cluster, version or recipient; 410 the sender was removed; 411 a snapshot of unknown length;
-//! 413 a frame beyond the limit; 500 the snapshot could not be stored; 503 not now. The body says why.
+//! sense; 408 a body that stalls; 409 the handler did nothing; 410 the sender was removed; 411 a body of unknown length;
+//! 412 other cluster, version or recipient; 413 a frame or a request beyond the limit; 500 the snapshot could not be
+//! stored, or nobody knows what became of the call; 503 not now; 504 the call's time is over. The body says why.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use prost::Message as _;
 
+use crate::call;
 use crate::identity::{self, Refusal};
 use crate::outbox::Class;
 use crate::server::Link;
 use crate::shared::Shared;
-use crate::snapshot_receiver;
 use crate::stream::{OutStream, ResponseBody};
+use crate::{post_receiver, snapshot_receiver};
 
 /// The path of a stream, without the class and the id of the member that reads it.
 pub(crate) const STREAM: &str = "/raft/stream/";
+/// The path that takes posts.
+pub(crate) const POSTS: &str = "/raft";
 /// The path that takes snapshots.
 pub(crate) const SNAPSHOT: &str = "/raft/snapshot";
+/// The path that takes calls.
+pub(crate) const CALL: &str = "/raft/call";
 /// The path that answers with the member list.
 pub(crate) const MEMBERS: &str = "/raft/members";
 /// The path that answers.
@@ -37,7 +45,9 @@ pub(crate) const PROBING: &str = "/raft/probing";
 
 enum Route {
     Stream(Class, u64),
+    Posts,
     Snapshot,
+    Call,
     Members,
     Probing,
 }
@@ -45,7 +55,9 @@ enum Route {
 impl Route {
     fn of(path: &str) -> Option<Route> {
         match path {
+            POSTS => Some(Route::Posts),
             SNAPSHOT => Some(Route::Snapshot),
+            CALL => Some(Route::Call),
             MEMBERS => Some(Route::Members),
             PROBING => Some(Route::Probing),
             _ => {
@@ -58,7 +70,7 @@ impl Route {
 
     fn method(&self) -> Method {
         match self {
-            Route::Snapshot => Method::POST,
+            Route::Posts | Route::Snapshot | Route::Call => Method::POST,
             Route::Stream(..) | Route::Members | Route::Probing => Method::GET,
         }
     }
@@ -72,6 +84,7 @@ pub(crate) async fn answer(
 ) -> Response<ResponseBody> {
     let config = &shared.config;
     let (own, cluster) = (config.member_id, config.cluster_id);
+    let post = request.uri().path() == POSTS;
     let mut response = match route(&shared, link, request).await {
         Ok(response) => response,
         Err((refusal, allow)) => {
@@ -86,6 +99,10 @@ pub(crate) async fn answer(
         }
     };
     identity::write(response.headers_mut(), own, Some(cluster), None);
+    if !post || response.status() != StatusCode::NO_CONTENT {
+        // Only posts follow each other: streams last, and the rest is rare.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
@@ -107,11 +124,17 @@ async fn route(
         Route::Probing => Ok(whole(StatusCode::OK, Bytes::new(), "text/plain")),
         Route::Members => members(shared, &request).map_err(plain),
         Route::Stream(class, id) => stream(shared, link, &request, class, id).map_err(plain),
+        Route::Call => {
+            let answer = call::answer(shared, request).await.map_err(plain)?;
+            Ok(whole(StatusCode::OK, answer, "application/octet-stream"))
+        }
         Route::Snapshot => {
             snapshot_receiver::receive(shared, request).await.map_err(plain)?;
-            let mut response = Response::new(ResponseBody::Whole(None));
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            Ok(response)
+            Ok(done())
+        }
+        Route::Posts => {
+            post_receiver::receive(shared, request).await.map_err(plain)?;
+            Ok(done())
         }
     }
 }
@@ -133,7 +156,10 @@ fn stream(
     let peer = shared.member(from)?;
     let stream = OutStream::attach(shared.clone(), peer, class, link)
         .ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "this member is stopping"))?;
-    Ok(Response::new(ResponseBody::Stream(Box::new(stream))))
+    let place = stream.place();
+    let mut response = Response::new(ResponseBody::Stream(Box::new(stream)));
+    identity::write_place(response.headers_mut(), place);
+    Ok(response)
 }
 
 fn members(shared: &Shared, request: &Request<Incoming>) -> Result<Response<ResponseBody>, Refusal> {
@@ -157,6 +183,12 @@ fn members(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Resp
         ));
     }
     Ok(whole(StatusCode::OK, membership.encode_to_vec().into(), "application/x-protobuf"))
+}
+
+fn done() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Whole(None));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 fn whole(status: StatusCode, body: Bytes, kind: &'static str) -> Response<ResponseBody> {

@@ -7,6 +7,9 @@
 //! | `Kvd-Cluster` | the sender's cluster id, 16 hex digits |
 //! | `Kvd-Version` | the newest protocol version that the sender speaks |
 //! | `Kvd-Min-Version` | the oldest protocol version that the sender speaks |
+//! | `Kvd-Stream` | posts only: the stream that the post stands in for |
+//! | `Kvd-Boot`, `Kvd-Place` | posts, and the answer that begins a stream: its [`Place`], two numbers, decimal |
+//! | `Kvd-Limit-Ms` | calls only: for how long the caller will wait, in milliseconds, decimal |
 //!
 //! Two members understand each other if each one's newest version is at least the other's oldest. The order of checks
 //! is fixed: well-formed, version, cluster, recipient, removed, known. So a member of another cluster never learns who
@@ -14,6 +17,9 @@
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{StatusCode, Uri};
+
+use crate::order::Place;
+use crate::outbox::Class;
 
 /// The protocol version that this build speaks.
 pub(crate) const VERSION: u64 = 1;
@@ -23,6 +29,10 @@ pub(crate) const MIN_VERSION: u64 = 1;
 pub(crate) const FROM: HeaderName = HeaderName::from_static("kvd-from");
 pub(crate) const TO: HeaderName = HeaderName::from_static("kvd-to");
 pub(crate) const CLUSTER: HeaderName = HeaderName::from_static("kvd-cluster");
+const STREAM: HeaderName = HeaderName::from_static("kvd-stream");
+const BOOT: HeaderName = HeaderName::from_static("kvd-boot");
+const PLACE: HeaderName = HeaderName::from_static("kvd-place");
+pub(crate) const LIMIT: HeaderName = HeaderName::from_static("kvd-limit-ms");
 const NEWEST: HeaderName = HeaderName::from_static("kvd-version");
 const OLDEST: HeaderName = HeaderName::from_static("kvd-min-version");
 
@@ -93,12 +103,36 @@ pub(crate) fn answerer(headers: &HeaderMap) -> Option<(u64, u64)> {
     Some((sender(headers).ok()?, number(headers, &CLUSTER, 16).ok()?))
 }
 
+/// Writes the place of a stream or a post.
+pub(crate) fn write_place(headers: &mut HeaderMap, place: Place) {
+    headers.insert(BOOT, HeaderValue::from(place.boot));
+    headers.insert(PLACE, HeaderValue::from(place.number));
+}
+
+/// The place of a stream or a post.
+pub(crate) fn place(headers: &HeaderMap) -> Result<Place, Refusal> {
+    Ok(Place { boot: number(headers, &BOOT, 10)?, number: number(headers, &PLACE, 10)? })
+}
+
+/// Writes the class of a post.
+pub(crate) fn write_class(headers: &mut HeaderMap, class: Class) {
+    headers.insert(STREAM, HeaderValue::from_static(class.name()));
+}
+
+/// The class of a post.
+pub(crate) fn class(headers: &HeaderMap) -> Result<Class, Refusal> {
+    let value = headers.get(STREAM).and_then(|value| value.to_str().ok());
+    value.and_then(Class::parse).ok_or_else(|| {
+        Refusal::new(StatusCode::BAD_REQUEST, format!("header {STREAM} is missing or names no stream"))
+    })
+}
+
 /// A request's target. Paths are built from constants and numbers, so there is none that does not parse.
 pub(crate) fn path(path: String) -> Uri {
     Uri::try_from(path).unwrap_or_default()
 }
 
-fn number(headers: &HeaderMap, name: &HeaderName, radix: u32) -> Result<u64, Refusal> {
+pub(crate) fn number(headers: &HeaderMap, name: &HeaderName, radix: u32) -> Result<u64, Refusal> {
     let bad = |what| Refusal::new(StatusCode::BAD_REQUEST, format!("header {name} {what}"));
     let value = headers.get(name).ok_or_else(|| bad("is missing"))?;
     value

@@ -16,7 +16,9 @@
 //!   outbox  <- GET /raft/stream/message/2 -------------  reader
 //!   outbox  <- GET /raft/stream/msgapp/2 --------------  reader
 //!
+//!   posters  -- POST /raft, what is queued for a peer that has not dialled ------------>  handler
 //!   snapshot -- POST /raft/snapshot, as long as it takes, on a connection of its own -->  sink
+//!   call     -- POST /raft/call, one request and its answer, on a connection of its own -->  handler
 //!   joiner   -- GET /raft/members ----------------------------------------------------->  any member
 //! ```
 //!
@@ -26,12 +28,18 @@
 //! # Contract
 //!
 //! - Messages of one class to one peer arrive in the order of [`Peers::send`], with gaps: what does not fit the bounded
-//!   queue, or has no stream, is dropped and reported ([`PeerHandler::report_unreachable`], once for each burst).
+//!   queue is dropped and reported ([`PeerHandler::report_unreachable`], once for each burst).
+//! - What finds no stream is posted, up to four posts at a time. Appends and the answers to them keep their order on that
+//!   way too, and when the way changes; any other message may arrive late. If a post fails, what was queued is dropped
+//!   and reported.
 //! - Nothing is sent twice.
 //! - [`Peers::send`] never blocks, encodes nothing, and takes one short lock for each message.
-//! - All that is queued for a peer and class goes out in one write, up to [`Config::write_bytes`].
+//! - All that is queued for a peer and class goes out in one write, up to [`Config::write_bytes`]. Entries for several
+//!   peers are encoded once.
 //! - The fate of every `MsgSnapshot` is reported exactly once. One snapshot at a time is sent to a peer, and one at a
 //!   time is received.
+//! - A call is sent at most once. It ends with the answer, or with an error that tells "nothing was done" from "unknown",
+//!   within the time that the caller set; the peer gives up then, too.
 //! - A message is delivered only if it is from the member that its stream belongs to and for this member. What else raft
 //!   asks of a message is validated by the handler.
 //! - A removed member is answered with 410, and a member that hears it tells its handler once and stops dialling that
@@ -67,21 +75,26 @@
 //! }
 //! ```
 //!
-//! The frames are drawn in `codec`, the headers in `identity`, the paths and refusals in `handler`.
+//! The frames are drawn in [`codec`], the headers in `identity`, the paths and refusals in `handler`.
 //!
-//! Left out so far: pipelined posts as a fallback without a stream, calls with an answer, probing with round-trip times,
-//! rate limits, TLS.
+//! Left out so far: probing with round-trip times, rate limits, TLS.
 
-mod codec;
+mod call;
+pub mod codec;
 mod config;
 mod dial;
 mod error;
 mod handler;
 mod identity;
+mod inspect;
 mod members;
 mod metrics;
+mod order;
 mod outbox;
+mod outgoing;
 mod peer;
+mod pipeline;
+mod post_receiver;
 mod reader;
 mod server;
 mod shared;
@@ -93,7 +106,7 @@ mod transport;
 pub use config::Config;
 pub use error::Error;
 pub use kvd_raftpb::peer_url::{PeerUrl, PeerUrlError, parse_peer_url};
-pub use kvd_raftpb::peers::{PeerHandler, Peers, SnapshotSink, SnapshotStore};
+pub use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler, Peers, SnapshotSink, SnapshotStore};
 pub use members::fetch_membership;
 pub use metrics::Metrics;
 pub use transport::Transport;

@@ -1,9 +1,12 @@
 //! What the transport counts. Names are etcd's where etcd has one; peers are labelled by their decimal id.
 
+use kvd_raftpb::peers::CallError;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::outbox::Class;
 
 type One = [(&'static str, String); 1];
 type Two = [(&'static str, String); 2];
@@ -16,12 +19,18 @@ pub struct Metrics {
     sent_failures: Family<One, Counter>,
     received_failures: Family<One, Counter>,
     active_peers: Family<Two, Gauge>,
+    messages_sent: Family<Two, Counter>,
+    messages_received: Family<Two, Counter>,
+    posts: Family<Two, Counter>,
+    streams: Family<Two, Gauge>,
     dropped: Family<Two, Counter>,
     refused_frames: Family<Two, Counter>,
     refused_requests: Family<One, Counter>,
     snapshots_sent: Family<Two, Counter>,
     snapshots_received: Family<Two, Counter>,
     dial_failures: Family<One, Counter>,
+    calls: Family<Two, Counter>,
+    calls_answered: Family<Two, Counter>,
     pub(crate) connections: Gauge,
     pub(crate) connections_refused: Counter,
     /// Messages for somebody who is not a member. They get no label: ids from outside must not grow the page.
@@ -33,8 +42,10 @@ pub struct Metrics {
 pub(crate) enum DropReason {
     /// The queue of its peer and class is full.
     QueueFull,
-    /// The peer has not dialled this class's stream, or lost it.
+    /// The peer has not dialled this class's stream, or lost it, and nothing can be posted at the moment.
     NoStream,
+    /// Posting it failed. The peer may have it.
+    NotPosted,
     /// Its frame would be longer than the limit.
     TooLarge,
     /// The transport is stopping, or the peer was removed.
@@ -42,9 +53,10 @@ pub(crate) enum DropReason {
 }
 
 impl DropReason {
-    const ALL: [(DropReason, &'static str); 4] = [
+    const ALL: [(DropReason, &'static str); 5] = [
         (DropReason::QueueFull, "queue_full"),
         (DropReason::NoStream, "no_stream"),
+        (DropReason::NotPosted, "not_posted"),
         (DropReason::TooLarge, "too_large"),
         (DropReason::Stopped, "stopped"),
     ];
@@ -63,16 +75,69 @@ pub(crate) enum FrameFault {
     Recipient,
     /// A snapshot's message, which belongs on a connection of its own.
     Snapshot,
+    /// It came in a post, after what was sent later, and its order matters.
+    Overtaken,
 }
 
 impl FrameFault {
-    const ALL: [(FrameFault, &'static str); 5] = [
+    const ALL: [(FrameFault, &'static str); 6] = [
         (FrameFault::TooLong, "too_long"),
         (FrameFault::Malformed, "malformed"),
         (FrameFault::Sender, "wrong_sender"),
         (FrameFault::Recipient, "wrong_recipient"),
         (FrameFault::Snapshot, "snapshot"),
+        (FrameFault::Overtaken, "overtaken"),
     ];
+}
+
+/// The way that a message took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// The stream of appends.
+    Append,
+    /// The stream of everything else.
+    Message,
+    /// A post.
+    Pipeline,
+    /// A snapshot's connection.
+    Snapshot,
+}
+
+impl Path {
+    const ALL: [(Path, &'static str); 4] = [
+        (Path::Append, "msgapp"),
+        (Path::Message, "message"),
+        (Path::Pipeline, "pipeline"),
+        (Path::Snapshot, "snapshot"),
+    ];
+
+    pub(crate) fn of(class: Class) -> Path {
+        match class {
+            Class::Append => Path::Append,
+            Class::Message => Path::Message,
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ok,
+    NotDone,
+    Unknown,
+}
+
+impl Outcome {
+    const ALL: [(Outcome, &'static str); 3] =
+        [(Outcome::Ok, "ok"), (Outcome::NotDone, "not_done"), (Outcome::Unknown, "unknown")];
+
+    pub(crate) fn of<T>(result: &Result<T, CallError>) -> Outcome {
+        match result {
+            Ok(_) => Outcome::Ok,
+            Err(CallError::NotDone { .. }) => Outcome::NotDone,
+            Err(CallError::Unknown { .. }) => Outcome::Unknown,
+        }
+    }
 }
 
 /// The numbers of one peer, looked up once: the hot path only adds.
@@ -84,16 +149,38 @@ pub(crate) struct PeerMetrics {
     pub(crate) dial_failures: Counter,
     sent_failures: Counter,
     received_failures: Counter,
+    messages_sent: [Counter; Path::ALL.len()],
+    messages_received: [Counter; Path::ALL.len()],
+    posts: [Counter; 2],
+    streams: [Gauge; Class::ALL.len()],
     dropped: [Counter; DropReason::ALL.len()],
     refused: [Counter; FrameFault::ALL.len()],
     snapshots_sent: [Counter; 2],
     snapshots_received: [Counter; 2],
+    calls: [Counter; Outcome::ALL.len()],
+    calls_answered: [Counter; Outcome::ALL.len()],
 }
 
 impl PeerMetrics {
     pub(crate) fn dropped(&self, reason: DropReason, messages: usize) {
         self.sent_failures.inc_by(messages as u64);
         self.dropped[reason as usize].inc_by(messages as u64);
+    }
+
+    pub(crate) fn sent(&self, path: Path, messages: usize) {
+        self.messages_sent[path as usize].inc_by(messages as u64);
+    }
+
+    pub(crate) fn received(&self, path: Path) {
+        self.messages_received[path as usize].inc();
+    }
+
+    pub(crate) fn posted(&self, ok: bool) {
+        self.posts[usize::from(ok)].inc();
+    }
+
+    pub(crate) fn stream(&self, class: Class, attached: bool) {
+        self.streams[class as usize].set(attached.into());
     }
 
     pub(crate) fn refused(&self, fault: FrameFault) {
@@ -103,6 +190,14 @@ impl PeerMetrics {
 
     pub(crate) fn snapshot_sent(&self, ok: bool) {
         self.snapshots_sent[usize::from(ok)].inc();
+    }
+
+    pub(crate) fn called(&self, outcome: Outcome) {
+        self.calls[outcome as usize].inc();
+    }
+
+    pub(crate) fn answered(&self, outcome: Outcome) {
+        self.calls_answered[outcome as usize].inc();
     }
 
     pub(crate) fn snapshot_received(&self, ok: bool) {
@@ -143,6 +238,14 @@ impl Metrics {
             self.active_peers.clone(),
         );
         let own = r.sub_registry_with_prefix("kvd_transport");
+        own.register("messages_sent", "Messages written to a peer, by path", self.messages_sent.clone());
+        own.register(
+            "messages_received",
+            "Messages delivered from a peer, by path",
+            self.messages_received.clone(),
+        );
+        own.register("posts", "Posts to a peer without a stream, by outcome", self.posts.clone());
+        own.register("streams", "1 while the peer holds the stream to it", self.streams.clone());
         own.register("messages_dropped", "Messages that were not sent, by reason", self.dropped.clone());
         own.register(
             "frames_refused",
@@ -156,6 +259,8 @@ impl Metrics {
         );
         own.register("snapshots_sent", "Snapshots sent, by outcome", self.snapshots_sent.clone());
         own.register("snapshots_received", "Snapshots received, by outcome", self.snapshots_received.clone());
+        own.register("calls", "Calls to a peer, by outcome", self.calls.clone());
+        own.register("calls_answered", "Calls of a peer, by outcome", self.calls_answered.clone());
         own.register("dial_failures", "Dials that brought no stream", self.dial_failures.clone());
         own.register(
             "unknown_recipients",
@@ -182,11 +287,21 @@ impl Metrics {
             dial_failures: self.dial_failures.get_or_create_owned(&one("To")),
             sent_failures: self.sent_failures.get_or_create_owned(&one("To")),
             received_failures: self.received_failures.get_or_create_owned(&one("From")),
+            messages_sent: Path::ALL
+                .map(|(_, name)| self.messages_sent.get_or_create_owned(&two("To", "Path", name))),
+            messages_received: Path::ALL
+                .map(|(_, name)| self.messages_received.get_or_create_owned(&two("From", "Path", name))),
+            posts: OUTCOMES.map(|name| self.posts.get_or_create_owned(&two("To", "Outcome", name))),
+            streams: Class::ALL
+                .map(|class| self.streams.get_or_create_owned(&two("To", "Stream", class.name()))),
             dropped: DropReason::ALL
                 .map(|(_, name)| self.dropped.get_or_create_owned(&two("To", "Reason", name))),
             refused: FrameFault::ALL
                 .map(|(_, name)| self.refused_frames.get_or_create_owned(&two("From", "Reason", name))),
             snapshots_sent: outcomes.clone().map(|labels| self.snapshots_sent.get_or_create_owned(&labels)),
+            calls: Outcome::ALL.map(|(_, name)| self.calls.get_or_create_owned(&two("To", "Outcome", name))),
+            calls_answered: Outcome::ALL
+                .map(|(_, name)| self.calls_answered.get_or_create_owned(&two("From", "Outcome", name))),
             snapshots_received: outcomes.map(|labels| self.snapshots_received.get_or_create_owned(&labels)),
         }
     }
@@ -205,10 +320,22 @@ impl Metrics {
         for (_, name) in DropReason::ALL {
             self.dropped.remove(&two("To", "Reason", name));
         }
+        for (_, name) in Path::ALL {
+            self.messages_sent.remove(&two("To", "Path", name));
+            self.messages_received.remove(&two("From", "Path", name));
+        }
+        for class in Class::ALL {
+            self.streams.remove(&two("To", "Stream", class.name()));
+        }
         for (_, name) in FrameFault::ALL {
             self.refused_frames.remove(&two("From", "Reason", name));
         }
+        for (_, name) in Outcome::ALL {
+            self.calls.remove(&two("To", "Outcome", name));
+            self.calls_answered.remove(&two("From", "Outcome", name));
+        }
         for outcome in OUTCOMES {
+            self.posts.remove(&two("To", "Outcome", outcome));
             self.snapshots_sent.remove(&two("Peer", "Outcome", outcome));
             self.snapshots_received.remove(&two("Peer", "Outcome", outcome));
         }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::lock;
 use crate::metrics::PeerMetrics;
+use crate::order::Inbound;
 use crate::outbox::{Class, Outbox};
 
 /// Another member.
@@ -18,6 +19,8 @@ pub(crate) struct Peer {
     pub(crate) id: u64,
     append: Outbox,
     message: Outbox,
+    /// How far the peer has come in sending, by class.
+    inbound: [Inbound; Class::ALL.len()],
     urls: Mutex<Urls>,
     /// Wakes dialers that wait: the URLs changed, or the peer has dialled us.
     pub(crate) kick: Notify,
@@ -38,8 +41,9 @@ impl Peer {
     ) -> Peer {
         Peer {
             id,
-            append: Outbox::new(config.queue_messages, config.queue_bytes),
-            message: Outbox::new(config.queue_messages, config.queue_bytes),
+            append: Outbox::new(config.queue_messages, config.queue_bytes, 1),
+            message: Outbox::new(config.queue_messages, config.queue_bytes, 3),
+            inbound: Default::default(),
             urls: Mutex::new(Urls { list: urls, current: 0 }),
             kick: Notify::new(),
             cancel,
@@ -53,6 +57,15 @@ impl Peer {
             Class::Append => &self.append,
             Class::Message => &self.message,
         }
+    }
+
+    pub(crate) fn inbound(&self, class: Class) -> &Inbound {
+        &self.inbound[class as usize]
+    }
+
+    /// Whether there is a URL to post to.
+    pub(crate) fn has_url(&self) -> bool {
+        self.urls().pick().is_some()
     }
 
     /// The URL to dial. It stays the same until it is called [`Peer::unreachable`].

@@ -10,11 +10,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
 use hyper::body::Incoming;
-use kvd_raftpb::DecodeError;
-use kvd_raftpb::codec::decode_message;
 use kvd_raftpb::peer_url::PeerUrl;
 use prometheus_client::metrics::gauge::Gauge;
-use raft::eraftpb::MessageType;
 use tokio::time::{Instant, sleep};
 
 use crate::codec::{Decoder, Frame, TooLong};
@@ -22,7 +19,9 @@ use crate::dial::Exchange;
 use crate::error::DialError;
 use crate::handler::STREAM;
 use crate::identity;
-use crate::metrics::FrameFault;
+use crate::inspect;
+use crate::metrics::{FrameFault, Path};
+use crate::order::Place;
 use crate::outbox::Class;
 use crate::peer::Peer;
 use crate::shared::Shared;
@@ -45,12 +44,16 @@ async fn read_again_and_again(shared: &Shared, peer: &Peer, class: Class) {
             continue;
         };
         match dial(shared, peer, class, &url).await {
-            Ok((exchange, body)) => {
+            Ok((exchange, body, place)) => {
                 wait = config.redial_min;
                 failing = false;
                 tracing::info!(peer = peer.id, stream = class.name(), %url, "reading from peer");
                 let _active = (class == Class::Message).then(|| Active::new(&peer.metrics.active));
-                let end = read(shared, peer, exchange, body).await;
+                let inbound = peer.inbound(class);
+                let end = match place.is_none_or(|place| inbound.begin_stream(place)) {
+                    true => read(shared, peer, class, exchange, body, place).await,
+                    false => End::Overtaken,
+                };
                 tracing::info!(peer = peer.id, stream = class.name(), %url, %end, "stream ended");
             }
             Err(error) if error.is_gone() => {
@@ -81,7 +84,7 @@ async fn dial(
     peer: &Peer,
     class: Class,
     url: &PeerUrl,
-) -> Result<(Exchange<Empty<Bytes>>, Incoming), DialError> {
+) -> Result<(Exchange<Empty<Bytes>>, Incoming, Option<Place>), DialError> {
     let config = &shared.config;
     let own = config.member_id;
     let mut exchange = Exchange::open(config, url).await?;
@@ -89,8 +92,10 @@ async fn dial(
     *request.uri_mut() = identity::path(format!("{STREAM}{}/{own}", class.name()));
     identity::write(request.headers_mut(), own, Some(config.cluster_id), Some(peer.id));
     let response = exchange.ask_promptly(config, request).await?;
+    // A peer that posts nothing need not say.
+    let place = identity::place(response.headers()).ok();
     let body = exchange.accept(config, peer.id, response).await?;
-    Ok((exchange, body))
+    Ok((exchange, body, place))
 }
 
 /// Why a stream ended.
@@ -98,6 +103,8 @@ async fn dial(
 enum End {
     #[error("the peer ended it")]
     Ended,
+    #[error("the peer has given it up, and posts")]
+    Overtaken,
     #[error("nothing came for too long")]
     Silent,
     #[error(transparent)]
@@ -106,7 +113,14 @@ enum End {
     TooLong(#[from] TooLong),
 }
 
-async fn read(shared: &Shared, peer: &Peer, mut exchange: Exchange<Empty<Bytes>>, body: Incoming) -> End {
+async fn read(
+    shared: &Shared,
+    peer: &Peer,
+    class: Class,
+    mut exchange: Exchange<Empty<Bytes>>,
+    body: Incoming,
+    place: Option<Place>,
+) -> End {
     let result = async {
         let limit = shared.config.stream_timeout;
         let mut silence = std::pin::pin!(sleep(limit));
@@ -121,10 +135,10 @@ async fn read(shared: &Shared, peer: &Peer, mut exchange: Exchange<Empty<Bytes>>
             let Ok(mut chunk) = part.into_data() else { continue };
             silence.as_mut().reset(Instant::now() + limit);
             peer.metrics.received_bytes.inc_by(chunk.len() as u64);
-            while let Some(frame) = decoder.next(&mut chunk)? {
-                if let Frame::Message(bytes) = frame {
-                    deliver(shared, peer, bytes);
-                }
+            let mut deliver = || deliver_all(shared, peer, class, &mut decoder, &mut chunk);
+            match place {
+                Some(place) => peer.inbound(class).in_stream(place, deliver).ok_or(End::Overtaken)??,
+                None => deliver()?,
             }
         }
     };
@@ -140,18 +154,25 @@ async fn read(shared: &Shared, peer: &Peer, mut exchange: Exchange<Empty<Bytes>>
     }
 }
 
-/// Hands a message to the node if it is what a stream of this peer may carry. A frame that is not is dropped, and the
-/// stream goes on: its framing is intact.
-fn deliver(shared: &Shared, peer: &Peer, bytes: Bytes) {
-    let fault = match decode_message(bytes) {
-        Err(DecodeError::Malformed { .. } | DecodeError::UnknownEnum { .. }) => FrameFault::Malformed,
-        Ok(message) if message.from != peer.id => FrameFault::Sender,
-        Ok(message) if message.to != shared.config.member_id => FrameFault::Recipient,
-        Ok(message) if message.get_msg_type() == MessageType::MsgSnapshot => FrameFault::Snapshot,
-        Ok(message) => return shared.handler.deliver(peer.id, message),
-    };
-    tracing::debug!(peer = peer.id, ?fault, "frame refused");
-    peer.metrics.refused(fault);
+/// Hands on the messages of a chunk. A frame that is refused is dropped, and the stream goes on.
+fn deliver_all(
+    shared: &Shared,
+    peer: &Peer,
+    class: Class,
+    decoder: &mut Decoder,
+    chunk: &mut Bytes,
+) -> Result<(), TooLong> {
+    while let Some(frame) = decoder.next(chunk)? {
+        let Frame::Message(bytes) = frame else { continue };
+        match inspect::decode(shared, peer, bytes) {
+            Ok(message) => {
+                peer.metrics.received(Path::of(class));
+                shared.handler.deliver(peer.id, message);
+            }
+            Err(fault) => inspect::refuse(peer, fault),
+        }
+    }
+    Ok(())
 }
 
 /// Sets a gauge to 1 while a stream is read.

@@ -61,7 +61,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// Serves one request on a connection. There is no keep-alive: streams last, and the rest is rare.
+/// Serves a connection: one request, or the posts of a pipeline. Between two posts the deadline for a head applies.
 async fn serve(shared: Arc<Shared>, socket: TcpStream, _permit: OwnedSemaphorePermit) {
     let _open = Open::new(&shared);
     if let Err(error) = socket.set_nodelay(true) {
@@ -81,7 +81,6 @@ async fn serve(shared: Arc<Shared>, socket: TcpStream, _permit: OwnedSemaphorePe
         })
     };
     let connection = http1::Builder::new()
-        .keep_alive(false)
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.head_timeout)
         .max_buf_size(shared.config.max_head_bytes)

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 use kvd_raftpb::peers::{PeerHandler, SnapshotStore};
@@ -25,11 +26,18 @@ pub(crate) struct Directory {
     pub(crate) removed: BTreeSet<u64>,
 }
 
+/// The time by this machine's clock. Zero for a clock before 1970.
+pub(crate) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) handler: Arc<dyn PeerHandler>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) metrics: Metrics,
+    /// When this transport started, in milliseconds since 1970: see [`crate::order::Place`].
+    pub(crate) boot: u64,
     pub(crate) tracker: TaskTracker,
     /// The transport stops: nothing new begins, streams write out what is queued.
     pub(crate) halt: CancellationToken,
@@ -39,6 +47,10 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Semaphore>,
     /// The one permit to receive a snapshot: two at once would only delay each other.
     pub(crate) receiving: Arc<Semaphore>,
+    /// One permit for each call to others that may be under way.
+    pub(crate) calling: Arc<Semaphore>,
+    /// One permit for each call of others that may be under way.
+    pub(crate) answering: Arc<Semaphore>,
     runtime: Handle,
     directory: RwLock<Directory>,
     told_removed: AtomicBool,
@@ -60,7 +72,10 @@ impl Shared {
         Shared {
             connections: Arc::new(Semaphore::new(config.max_connections)),
             receiving: Arc::new(Semaphore::new(1)),
+            calling: Arc::new(Semaphore::new(config.max_calls)),
+            answering: Arc::new(Semaphore::new(config.max_calls)),
             config,
+            boot: since_1970().as_millis().try_into().unwrap_or(u64::MAX),
             handler,
             snapshots,
             metrics: Metrics::default(),

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::codec::{Decoder, Frame};
 use crate::identity::{self, Refusal};
+use crate::metrics::Path;
 use crate::peer::Peer;
 use crate::shared::Shared;
 
@@ -52,6 +53,7 @@ pub(crate) async fn receive(shared: &Arc<Shared>, request: Request<Incoming>) ->
     let message = result?;
     let metadata = message.get_snapshot().get_metadata();
     tracing::info!(peer = from, term = metadata.term, index = metadata.index, "snapshot received");
+    peer.metrics.received(Path::Snapshot);
     shared.handler.deliver(from, message);
     Ok(())
 }

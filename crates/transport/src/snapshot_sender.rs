@@ -26,6 +26,7 @@ use crate::dial::Exchange;
 use crate::error::DialError;
 use crate::handler::SNAPSHOT;
 use crate::identity;
+use crate::metrics::Path;
 use crate::peer::Peer;
 use crate::shared::Shared;
 
@@ -49,6 +50,7 @@ async fn run(mut fate: Fate, message: Message) {
     match peer.cancel.run_until_cancelled(transfer(&shared, &peer, message)).await {
         Some(Ok(())) => {
             fate.received = true;
+            peer.metrics.sent(Path::Snapshot, 1);
             tracing::info!(peer = peer.id, term, index, "snapshot sent");
         }
         Some(Err(error)) => {

@@ -1,7 +1,7 @@
 //! The body of an answered stream request: what goes out to the peer that dialled.
 //!
-//! hyper polls the body when the socket takes more. Each poll encodes what is queued into one chunk, so that a burst is
-//! one write; nothing is encoded for a peer that does not read. An idle body yields a heartbeat frame.
+//! hyper polls the body when the socket takes more, and writes what it gets until the body has nothing more. What is
+//! queued is encoded at once into one chunk (and one for each lot of long entries), so that a burst is one write; nothing is encoded for a peer that does not read. An idle body yields a heartbeat frame.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -12,12 +12,13 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, SizeHint};
-use raft::eraftpb::Message;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::codec::{HEARTBEAT, encode_frame};
-use crate::metrics::DropReason;
+use crate::codec::HEARTBEAT;
+use crate::metrics::{DropReason, Path};
+use crate::order::Place;
 use crate::outbox::{Class, Taken};
+use crate::outgoing::Outgoing;
 use crate::peer::Peer;
 use crate::server::Link;
 use crate::shared::Shared;
@@ -33,8 +34,10 @@ pub(crate) struct OutStream {
     class: Class,
     generation: u64,
     link: Arc<Link>,
-    batch: VecDeque<Message>,
+    batch: VecDeque<Outgoing>,
     buffer: BytesMut,
+    /// Encoded, and not yet taken by hyper.
+    chunks: VecDeque<Bytes>,
     beat: Interval,
     /// A chunk was written since the last tick of `beat`.
     busy: bool,
@@ -51,6 +54,7 @@ impl OutStream {
         let (generation, replaced) = peer.outbox(class).attach(link.kill.clone())?;
         link.streaming.store(true, Ordering::Relaxed);
         tracing::debug!(peer = peer.id, stream = class.name(), replaced, "stream attached");
+        peer.metrics.stream(class, true);
         if replaced {
             shared.handler.report_unreachable(peer.id);
         }
@@ -66,29 +70,39 @@ impl OutStream {
             link,
             batch: VecDeque::new(),
             buffer: BytesMut::new(),
+            chunks: VecDeque::new(),
             beat,
             busy: false,
         })
     }
 
-    /// Encodes the batch; empty if every message of it was too large.
-    fn encode(&mut self) -> Bytes {
-        let mut too_large = 0;
-        for message in self.batch.drain(..) {
-            if let Err(error) = encode_frame(&message, self.shared.config.max_frame_bytes, &mut self.buffer) {
+    /// Where in the order of its class the stream is.
+    pub(crate) fn place(&self) -> Place {
+        Place { boot: self.shared.boot, number: self.generation }
+    }
+
+    /// Encodes the batch to chunks; to none if every message of it was too large.
+    fn encode(&mut self) {
+        let max = self.shared.config.max_frame_bytes;
+        let (all, mut too_large) = (self.batch.len(), 0);
+        for outgoing in self.batch.drain(..) {
+            if let Err(error) = outgoing.encode(max, &mut self.buffer, &mut self.chunks) {
                 tracing::warn!(peer = self.peer.id, %error, "message dropped");
                 too_large += 1;
             }
         }
+        self.peer.metrics.sent(Path::of(self.class), all - too_large);
         if too_large > 0 {
             self.peer.metrics.dropped(DropReason::TooLarge, too_large);
             self.shared.handler.report_unreachable(self.peer.id);
         }
-        let chunk = self.buffer.split().freeze();
-        if chunk.len() > KEPT_BYTES {
-            self.buffer = BytesMut::new();
+        if !self.buffer.is_empty() {
+            let chunk = self.buffer.split().freeze();
+            if chunk.len() > KEPT_BYTES {
+                self.buffer = BytesMut::new();
+            }
+            self.chunks.push_back(chunk);
         }
-        chunk
     }
 
     fn chunk(&mut self, chunk: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
@@ -108,17 +122,15 @@ impl Body for OutStream {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         loop {
+            if let Some(chunk) = this.chunks.pop_front() {
+                this.busy = true;
+                return this.chunk(chunk);
+            }
             let max = this.shared.config.write_bytes;
             match this.peer.outbox(this.class).take(this.generation, &mut this.batch, max, cx) {
                 Taken::Ended => return Poll::Ready(None),
                 Taken::Nothing => break,
-                Taken::Some => {
-                    let chunk = this.encode();
-                    if !chunk.is_empty() {
-                        this.busy = true;
-                        return this.chunk(chunk);
-                    }
-                }
+                Taken::Some => this.encode(),
             }
         }
         while this.beat.poll_tick(cx).is_ready() {
@@ -136,6 +148,7 @@ impl Drop for OutStream {
             return;
         };
         tracing::debug!(peer = self.peer.id, stream = self.class.name(), dropped, "stream detached");
+        self.peer.metrics.stream(self.class, false);
         self.peer.metrics.dropped(DropReason::NoStream, dropped);
         if report {
             self.shared.handler.report_unreachable(self.peer.id);

@@ -1,10 +1,12 @@
 //! The handle: starts, updates, sends, stops.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use kvd_raftpb::node::{Member, Membership};
 use kvd_raftpb::peer_url::{PeerUrl, parse_peer_url};
-use kvd_raftpb::peers::{PeerHandler, Peers, SnapshotStore};
+use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler, Peers, SnapshotStore};
 use raft::eraftpb::Message;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -12,10 +14,11 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::outbox::Class;
+use crate::outbox::{Class, Pushed};
+use crate::outgoing::{Outgoing, share};
 use crate::peer::Peer;
 use crate::shared::Shared;
-use crate::{reader, server, snapshot_sender};
+use crate::{call, pipeline, reader, server, snapshot_sender};
 
 /// A running transport. Clones are handles to the same one.
 ///
@@ -98,8 +101,9 @@ impl Peers for Transport {
         // The handler is called when no lock is held: it may come back to the transport.
         let mut unreachable: Vec<u64> = Vec::new();
         let mut snapshots: Vec<Message> = Vec::new();
+        let entries = share(&messages);
         let directory = shared.directory();
-        for message in messages {
+        for (message, entries) in messages.into_iter().zip(entries) {
             let to = message.to;
             let Some(class) = Class::of(&message) else {
                 snapshots.push(message);
@@ -109,10 +113,15 @@ impl Peers for Transport {
                 shared.metrics.unknown_recipients.inc();
                 continue;
             };
-            if let Err(dropped) = peer.outbox(class).push(message) {
-                peer.metrics.dropped(dropped.reason, 1);
-                if dropped.report && !unreachable.contains(&to) {
-                    unreachable.push(to);
+            let outgoing = Outgoing::new(message, entries);
+            match peer.outbox(class).push(outgoing, || peer.has_url()) {
+                Ok(Pushed::Queued) => {}
+                Ok(Pushed::NeedsPoster) => pipeline::start(shared, peer.clone(), class),
+                Err(dropped) => {
+                    peer.metrics.dropped(dropped.reason, 1);
+                    if dropped.report && !unreachable.contains(&to) {
+                        unreachable.push(to);
+                    }
                 }
             }
         }
@@ -173,6 +182,10 @@ impl Peers for Transport {
                 shared.spawn(reader::run(shared.clone(), peer.clone(), class));
             }
         }
+    }
+
+    fn call(&self, to: u64, request: Bytes, limit: Duration) -> BoxFuture<Result<Bytes, CallError>> {
+        call::start(&self.shared, to, request, limit)
     }
 }
 

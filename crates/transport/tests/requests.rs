@@ -39,7 +39,7 @@ async fn streams_are_refused_with_the_status_that_fits() {
         ("GET /raft/stream/message/2/", headers(2, 1), 404, "path"),
         ("GET /raft/stream/message", headers(2, 1), 404, "path"),
         ("GET /raft/stream/other/2", headers(2, 1), 404, "path"),
-        ("GET /raft", headers(2, 1), 404, "path"),
+        ("GET /raft/", headers(2, 1), 404, "path"),
         ("GET /", headers(2, 1), 404, "path"),
         (get, without("Kvd-From"), 400, "kvd-from"),
         (get, without("Kvd-To"), 400, "kvd-to"),

@@ -449,9 +449,7 @@ impl Wal {
     fn cut(&mut self, batch_len: u64) -> Result<()> {
         let mut head = Batch::default();
         push_head(&mut head, self.tail.offset, &self.metadata);
-        if !planted(Bug::CutLosesHardState) {
-            head.push_hard_state(&self.written.0);
-        }
+        head.push_hard_state(&self.written.0);
         let head_len = head.sealed_len();
         let prepared = self.preparer.take(head_len + batch_len)?;
         let name = SegmentName { seq: self.tail.seq + 1, first_index: self.written.1 + 1 };

@@ -66,6 +66,10 @@ faults! {
     Join,
     /// A member is removed, whatever it is at the moment.
     Leave,
+    /// A member is replaced by a new one in a single change, by joint consensus.
+    Replace,
+    /// Another member is asked to lead.
+    Transfer,
 }
 
 impl Fault {
@@ -78,8 +82,9 @@ impl Fault {
     pub(crate) fn needs(self) -> u64 {
         use Fault::*;
         match self {
-            Isolate | Split | OneWay | Loss | Duplicates | Reordering | Delay | BrokenSnapshots => 2,
-            Bridge | Rot | Leave => 3,
+            Transfer | Isolate | Split | OneWay | Loss | Duplicates | Reordering | Delay
+            | BrokenSnapshots => 2,
+            Bridge | Rot | Leave | Replace => 3,
             _ => 1,
         }
     }
@@ -90,7 +95,16 @@ impl Fault {
         use Fault::*;
         matches!(
             self,
-            Isolate | Split | Bridge | OneWay | SlowDisk | Loss | Duplicates | Reordering | Delay | BrokenSnapshots
+            Isolate
+                | Split
+                | Bridge
+                | OneWay
+                | SlowDisk
+                | Loss
+                | Duplicates
+                | Reordering
+                | Delay
+                | BrokenSnapshots
         )
     }
 }

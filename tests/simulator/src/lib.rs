@@ -26,6 +26,7 @@
 //! - That all this would notice something is shown by planting bugs ([`Bug`], [`gate`]).
 //! - A seed that fails is made smaller ([`minimise`]).
 
+mod calls;
 pub mod clients;
 mod clock;
 mod disk;

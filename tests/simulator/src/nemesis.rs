@@ -77,6 +77,8 @@ impl World {
             }
             Fault::Join => return self.add_member(),
             Fault::Leave => return self.remove_member(),
+            Fault::Replace => return self.replace_member(),
+            Fault::Transfer => return self.transfer_leadership(),
             Fault::Rot => return self.let_rot(),
             _ => {}
         }
@@ -210,8 +212,11 @@ impl World {
         if members.len() < 2 {
             return None;
         }
-        let all: Vec<(u64, u64)> =
-            members.iter().flat_map(|a| members.iter().map(move |b| (*a, *b))).filter(|(a, b)| a != b).collect();
+        let all: Vec<(u64, u64)> = members
+            .iter()
+            .flat_map(|a| members.iter().map(move |b| (*a, *b)))
+            .filter(|(a, b)| a != b)
+            .collect();
         Some(match fault {
             Fault::Isolate => {
                 let alone = self.rng.pick(&members);

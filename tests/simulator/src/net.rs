@@ -89,7 +89,7 @@ impl World {
     }
 
     /// Whether a link is cut, for something that was to take it.
-    fn is_cut(&mut self, from: u64, to: u64) -> bool {
+    pub(crate) fn is_cut(&mut self, from: u64, to: u64) -> bool {
         let of = |t: &Trouble| matches!(t, Trouble::Cut(links) if links.contains(&(from, to))).then_some(());
         let Some((number, ())) = self.any(of) else { return false };
         self.feel(number);
@@ -186,7 +186,7 @@ impl World {
         }
     }
 
-    fn delay(&mut self) -> Micros {
+    pub(crate) fn delay(&mut self) -> Micros {
         let longer = self.any(|t| if let Trouble::Delay(n) = t { Some(*n) } else { None });
         let extra = match longer {
             Some((number, most)) => {
@@ -239,7 +239,7 @@ impl World {
     }
 
     /// Whether the receiver knows that the sender was removed: it tells it so, and takes nothing from it.
-    fn is_turned_away(&mut self, from: u64, to: u64) -> bool {
+    pub(crate) fn is_turned_away(&mut self, from: u64, to: u64) -> bool {
         let (sender, receiver) = ((from - 1) as usize, (to - 1) as usize);
         let Some(run) = &self.members[receiver].running else { return false };
         if run.handle.membership().removed.binary_search(&from).is_err() {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use kvd_node::{ChangeOutcome, Error, MembershipChange, Refusal};
+use kvd_node::{ChangeOutcome, Error, MembershipChange, MembershipRequest, Refusal, Role};
 
 use crate::fault::Fault;
 use crate::member::{Member, Stage};
@@ -20,14 +20,13 @@ type Answer = Pin<Box<dyn Future<Output = Result<ChangeOutcome, Error>>>>;
 
 /// What the operator is at.
 pub(crate) struct Task {
-    change: MembershipChange,
-    subject: usize,
-    /// Whether it must be refused: the subject was removed.
+    /// Who is to come and who is to go, together.
+    add: Option<usize>,
+    remove: Option<usize>,
+    /// Whether it must be refused: who is to come was removed.
     hopeless: bool,
     /// Who is being asked, which process of it, and the answer to come.
     asked: Option<(usize, u64, Answer)>,
-    /// What to do next.
-    then: Option<usize>,
     /// Tells its events from those of the task before.
     number: u64,
 }
@@ -44,15 +43,10 @@ impl World {
         Some(self.members.len() - 1)
     }
 
-    fn addition(subject: usize) -> MembershipChange {
-        let id = subject as u64 + 1;
-        MembershipChange::Add { id, peer_urls: vec![format!("http://member{id}:1")] }
-    }
-
-    fn begin_task(&mut self, change: MembershipChange, subject: usize, hopeless: bool, then: Option<usize>) {
+    fn begin_task(&mut self, add: Option<usize>, remove: Option<usize>, hopeless: bool) {
         self.tasks += 1;
         let number = self.tasks;
-        self.task = Some(Task { change, subject, hopeless, asked: None, then, number });
+        self.task = Some(Task { add, remove, hopeless, asked: None, number });
         self.at(self.now + MS, Event::Operate { task: number });
     }
 
@@ -63,33 +57,60 @@ impl World {
         }
         let Some(m) = self.new_place() else { return false };
         self.tell(0, format_args!("the operator adds member {}", m + 1));
-        self.begin_task(Self::addition(m), m, false, None);
+        self.begin_task(Some(m), None, false);
         true
     }
 
     /// Removes any member that the others can do without, running or not.
     pub(crate) fn remove_member(&mut self) -> bool {
+        let Some(m) = self.dispensable() else { return false };
+        self.tell(0, format_args!("the operator removes member {}", m + 1));
+        self.begin_task(None, Some(m), false);
+        true
+    }
+
+    /// Replaces any member that the others can do without.
+    pub(crate) fn replace_member(&mut self) -> bool {
+        let Some(m) = self.dispensable() else { return false };
+        self.replace(m)
+    }
+
+    fn dispensable(&mut self) -> Option<usize> {
         let candidates: Vec<usize> = (0..self.members.len())
             .filter(|m| self.members[*m].counts() && self.members[*m].rotten.is_none())
             .filter(|m| self.can_do_without(*m))
             .collect();
         let counting = self.members.iter().filter(|member| member.counts()).count();
-        if self.task.is_some() || candidates.is_empty() || counting < 3 {
-            return false;
-        }
-        let m = self.rng.pick(&candidates);
-        self.tell(0, format_args!("the operator removes member {}", m + 1));
-        self.begin_task(MembershipChange::Remove { id: m as u64 + 1 }, m, false, None);
+        let any = self.task.is_none() && !candidates.is_empty() && counting >= 3;
+        any.then(|| self.rng.pick(&candidates))
+    }
+
+    /// Asks that another member lead.
+    pub(crate) fn transfer_leadership(&mut self) -> bool {
+        let leads = |m: &usize| {
+            let run = self.members[*m].running.as_ref();
+            run.is_some_and(|run| run.handle.status().role == Role::Leader)
+        };
+        let Some(leader) = (0..self.members.len()).find(leads) else { return false };
+        let (voters, _) = self.invariants.configuration.newest();
+        let to = Some(self.rng.pick(&voters)).filter(|_| self.rng.permille(700));
+        let Some(run) = &self.members[leader].running else { return false };
+        // Whether it comes to that is seen in who leads.
+        drop(run.handle.transfer_leadership(to, Duration::from_secs(3)));
+        self.tell(leader as u64 + 1, format_args!("is asked to let {to:?} lead"));
+        self.happened(Fault::Transfer);
+        self.wake(leader);
         true
     }
 
-    /// Removes a member that does not come back, and adds another.
+    /// Removes a member and adds another, as one change.
     pub(crate) fn replace(&mut self, m: usize) -> bool {
         if self.task.is_some() || !self.can_do_without(m) {
             return false;
         }
         let Some(new) = self.new_place() else { return false };
-        self.begin_task(MembershipChange::Remove { id: m as u64 + 1 }, m, false, Some(new));
+        self.tell(0, format_args!("the operator replaces member {} by {}", m + 1, new + 1));
+        self.begin_task(Some(new), Some(m), false);
         true
     }
 
@@ -113,7 +134,13 @@ impl World {
         let m = self.rng.pick(&running);
         let Some(run) = &self.members[m].running else { return };
         let Some(task) = &mut self.task else { return };
-        let answer = run.handle.change_membership(task.change.clone(), Duration::from_secs(3));
+        let remove = task.remove.map(|m| MembershipChange::Remove { id: m as u64 + 1 });
+        let add = task.add.map(|m| {
+            let id = m as u64 + 1;
+            MembershipChange::Add { id, peer_urls: vec![format!("http://member{id}:1")] }
+        });
+        let request = MembershipRequest { changes: remove.into_iter().chain(add).collect(), force: None };
+        let answer = run.handle.change_members(request, Duration::from_secs(3));
         task.asked = Some((m, self.members[m].life, Box::pin(answer)));
         self.wake(m);
     }
@@ -139,48 +166,54 @@ impl World {
 
     fn changed(&mut self, answer: Result<ChangeOutcome, Error>) {
         let Some(task) = &self.task else { return };
-        let (m, hopeless) = (task.subject, task.hopeless);
-        let id = m as u64 + 1;
-        match (answer, &task.change) {
-            (Ok(outcome), _) if hopeless => {
-                self.fail(format!("configuration: member {id} was removed and is added again: {outcome:?}"));
+        let (add, remove, hopeless) = (task.add, task.remove, task.hopeless);
+        let removed = remove.map(|m| m as u64 + 1);
+        match answer {
+            Ok(outcome) if hopeless => {
+                self.fail(format!("configuration: {add:?} was removed and is added again: {outcome:?}"));
             }
-            (Ok(_), MembershipChange::Add { .. }) => {
-                self.tell(0, format_args!("member {id} is added"));
-                self.happened(Fault::Join);
-                self.members[m].stage = Stage::In;
-                self.restart_later(m);
-                self.finish_task();
-            }
-            (Ok(_) | Err(Error::Refused(Refusal::Removed(_))), MembershipChange::Remove { .. }) => {
-                self.tell(0, format_args!("member {id} is removed"));
-                self.happened(Fault::Leave);
-                self.members[m].stage = Stage::Out;
-                self.finish_task();
-                // It must not come back under its id, however soon somebody tries.
-                if self.task.is_none() && self.rng.permille(500) {
-                    self.begin_task(Self::addition(m), m, true, None);
-                }
-            }
-            (Err(Error::Refused(refusal)), _) => {
+            Ok(_) => self.made(add, remove),
+            // The answer to an earlier attempt was lost.
+            Err(Error::Refused(Refusal::Removed(id))) if Some(id) == removed => self.made(add, remove),
+            Err(Error::Refused(refusal)) => {
+                self.task = None;
                 if !hopeless {
                     self.tell(0, format_args!("the change is refused: {refusal}"));
                     self.count("membership changes refused");
-                    if self.members[m].stage == Stage::Asked {
+                    if let Some(m) = add {
                         self.members[m].stage = Stage::Out;
                     }
+                    // A member that was to be given up is not.
+                    if let Some(m) = remove.filter(|m| self.members[*m].refused) {
+                        self.bring_back(m);
+                        self.restart_later(m);
+                    }
                 }
-                self.finish_task();
             }
             // It is asked for again.
-            (Err(_), _) => {}
+            Err(_) => {}
         }
     }
 
-    fn finish_task(&mut self) {
-        let Some(task) = self.task.take() else { return };
-        if let Some(new) = task.then {
-            self.begin_task(Self::addition(new), new, false, None);
+    /// A change was made.
+    fn made(&mut self, add: Option<usize>, remove: Option<usize>) {
+        self.task = None;
+        self.tell(0, format_args!("the change is made"));
+        match (add, remove) {
+            (Some(_), Some(_)) => self.happened(Fault::Replace),
+            (Some(_), None) => self.happened(Fault::Join),
+            _ => self.happened(Fault::Leave),
+        }
+        if let Some(m) = add {
+            self.members[m].stage = Stage::In;
+            self.restart_later(m);
+        }
+        if let Some(m) = remove {
+            self.members[m].stage = Stage::Out;
+            // It must not come back under its id, however soon somebody tries.
+            if self.rng.permille(500) {
+                self.begin_task(Some(m), None, true);
+            }
         }
     }
 }

@@ -243,7 +243,9 @@ fn bounded(history: &[Op]) -> Result<(), String> {
     let mut writes: Vec<(Micros, u64)> = history
         .iter()
         .filter_map(|op| match op.told {
-            Some(Told::Put((revision, _)) | Told::Delete((revision, true))) => Some((op.returned_at, revision)),
+            Some(Told::Put((revision, _)) | Told::Delete((revision, true))) => {
+                Some((op.returned_at, revision))
+            }
             _ => None,
         })
         .collect();
@@ -258,7 +260,9 @@ fn bounded(history: &[Op]) -> Result<(), String> {
         let (Some(Told::Read((revision, _))), Some(age)) = (&op.told, op.age) else { continue };
         let Some(before) = op.returned_at.checked_sub(age + WITHIN) else { continue };
         let known = writes.partition_point(|(acknowledged, _)| *acknowledged < before);
-        if let Some((_, must)) = known.checked_sub(1).map(|last| writes[last]).filter(|(_, must)| must > revision) {
+        if let Some((_, must)) =
+            known.checked_sub(1).map(|last| writes[last]).filter(|(_, must)| must > revision)
+        {
             return Err(format!(
                 "stale read #{number} shows revision {revision} and says that it is at most {} ms old; {must} was \
                  acknowledged before that",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvd_kvstore::{Service, Shared};
-use kvd_node::driver::{Fetch, Outside, Parts, Write};
+use kvd_node::driver::{Ask, Fetch, Outside, Parts, Write};
 use kvd_node::{Config, Error, Exit, Fatal, Home, Membership, Start};
 use kvd_raftpb::peers::PeerHandler as _;
 use kvd_vfs::Vfs as _;
@@ -35,6 +35,7 @@ enum Effect {
     Send(Vec<Message>),
     Write(Write),
     Help(Helper),
+    Ask(Ask),
     Members(Arc<Membership>),
 }
 
@@ -56,6 +57,9 @@ impl Outside<Machine> for Effects {
     }
     fn discard_older(&mut self, newest: (u64, u64)) {
         self.0.push(Effect::Help(Helper::Discard(newest)));
+    }
+    fn ask(&mut self, ask: Ask) {
+        self.0.push(Effect::Ask(ask));
     }
     fn members_changed(&mut self, membership: &Arc<Membership>) {
         self.0.push(Effect::Members(membership.clone()));
@@ -172,17 +176,15 @@ impl World {
             before = entry.term;
         }
         let files = member.disk.list(&Path::new(DIR).join("snap")).unwrap_or_default();
-        if !member.rotted && let Some(name) = files.iter().find(|name| name.ends_with(".broken")) {
+        if !member.rotted
+            && let Some(name) = files.iter().find(|name| name.ends_with(".broken"))
+        {
             let violation = format!("durability: member {id} found its own snapshot damaged: {name}");
             verdict = verdict.and(Err(violation));
         }
         let store = run.store.read();
-        let state = State {
-            applied,
-            conf: run.core.conf_state(),
-            node: run.core.node_state(),
-            store: &store,
-        };
+        let state =
+            State { applied, conf: run.core.conf_state(), node: run.core.node_state(), store: &store };
         verdict = verdict.and_then(|()| self.invariants.applied(id, &state, &self.notes));
         drop(state);
         drop(store);
@@ -241,6 +243,7 @@ impl World {
                 Effect::Send(messages) => self.send(m, messages),
                 Effect::Write(write) => self.queue_write(m, write),
                 Effect::Help(helper) => self.begin_help(m, helper),
+                Effect::Ask(ask) => self.call(m, ask),
                 Effect::Members(list) => {
                     if let Some(run) = &self.members[m].running {
                         run.shown.members_changed(&list);
@@ -331,6 +334,7 @@ impl World {
         drop(run);
         self.invariants.leader_append_only.ended(self.members[m].id);
         self.hang_up(m);
+        self.poll_calls(m);
     }
 
     /// A member that was told to stop has done so.
@@ -358,6 +362,7 @@ impl World {
         member.paused_until = 0;
         self.invariants.leader_append_only.ended(id);
         self.hang_up(m);
+        self.poll_calls(m);
         self.tell(id, format_args!("has shut down"));
         if self.members[m].disk.is_off() {
             self.power_has_gone(m);

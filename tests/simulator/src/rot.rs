@@ -95,10 +95,10 @@ impl World {
             self.tell(id, format_args!("starts again with an empty disk"));
             self.members[m].disk = MemDisk::new();
             self.members[m].rotten = None;
+            self.members[m].refused = false;
             self.restart_later(m);
         } else if !self.healed && self.rng.permille(500) && self.replace(m) {
-            self.tell(id, format_args!("is given up and will be replaced"));
-            self.members[m].rotten = None;
+            self.tell(id, format_args!("is given up"));
         } else {
             self.bring_back(m);
             self.restart_later(m);

@@ -51,11 +51,17 @@ impl Sum {
     /// If a seed failed, or a kind of fault that was planned often happened in no seed.
     pub fn verdict(&self) -> Result<(), String> {
         if let Some((seed, failure)) = self.failed.first_key_value() {
-            return Err(format!("{} of {} seeds failed, first {seed}: {failure}", self.failed.len(), self.seeds));
+            return Err(format!(
+                "{} of {} seeds failed, first {seed}: {failure}",
+                self.failed.len(),
+                self.seeds
+            ));
         }
         let never = self.faults.iter().find(|(_, (planned, _, times))| *planned >= ENOUGH && *times == 0);
         match never {
-            Some((fault, (planned, ..))) => Err(format!("{fault} was planned in {planned} seeds and never happened")),
+            Some((fault, (planned, ..))) => {
+                Err(format!("{fault} was planned in {planned} seeds and never happened"))
+            }
             None => Ok(()),
         }
     }
@@ -70,7 +76,8 @@ pub fn run(
     stop_at_failure: bool,
     failed: impl Fn(u64, &Outcome) + Sync,
 ) -> Sum {
-    let (sum, next, end) = (Mutex::new(Sum::default()), AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
+    let (sum, next, end) =
+        (Mutex::new(Sum::default()), AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {

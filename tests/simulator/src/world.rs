@@ -4,9 +4,13 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt::Arguments;
 
+use bytes::Bytes;
+use kvd_node::driver::Ask;
 use kvd_node::initial_members;
+use kvd_raftpb::peers::CallError;
 use raft::eraftpb::Message;
 
+use crate::calls::Call;
 use crate::clients::Clients;
 use crate::fault::Fault;
 use crate::invariants::Invariants;
@@ -52,6 +56,10 @@ pub(crate) enum Event {
     Room { member: usize },
     /// Somebody looks after a member that refused to start.
     Repair { member: usize },
+    /// A member's call arrives at another.
+    Called { from: (usize, u64), ask: Ask },
+    /// A call has ended, for the member that made it.
+    CallEnds { from: (usize, u64), number: u64, answer: Result<Bytes, CallError> },
     /// The operator goes on.
     Operate { task: u64 },
     /// A member starts.
@@ -115,6 +123,8 @@ pub struct World {
     /// What the operator is at.
     pub(crate) task: Option<Task>,
     pub(crate) tasks: u64,
+    /// The calls that are being answered.
+    pub(crate) calls: Vec<Call>,
     pub(crate) cluster: (u64, Vec<kvd_node::Member>),
     pub(crate) healed: bool,
     healed_at: Micros,
@@ -150,6 +160,7 @@ impl World {
             faults: BTreeMap::new(),
             task: None,
             tasks: 0,
+            calls: Vec::new(),
             cluster,
             healed: false,
             healed_at: 0,
@@ -229,6 +240,7 @@ impl World {
                 self.of_process(member, life, event, |w| {
                     w.poll_clients(member);
                     w.poll_operator(member);
+                    w.poll_calls(member);
                 });
             }
             Event::Unreachable { member, life, to } => {
@@ -242,6 +254,8 @@ impl World {
             }
             Event::Room { member } => self.make_room(member),
             Event::Repair { member } => self.repair(member),
+            Event::Called { from, ask } => self.called(from, ask),
+            Event::CallEnds { from, number, answer } => self.call_ends(from, number, answer),
             Event::Operate { task } => self.operate(task),
             Event::Arrive(packet) => self.arrive(packet),
             Event::Transfer(transfer) => self.transfer(transfer),

@@ -23,6 +23,10 @@ pub struct Member {
     /// an id that was heard of has lost its votes and acknowledgements.
     #[prost(uint64, tag = "5")]
     pub boot: u64,
+    /// True between the entry that enters a joint configuration without this member and the one that leaves it: until then
+    /// it votes, and its id is not spent.
+    #[prost(bool, tag = "6")]
+    pub leaving: bool,
 }
 /// The member list as of some applied index. Replicated; a part of every snapshot.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -49,6 +53,19 @@ pub struct Batch {
     pub floor: u64,
     #[prost(message, repeated, tag = "4")]
     pub commands: ::prost::alloc::vec::Vec<Command>,
+    /// With the first batch of a boot: where the member can be reached from now on.
+    #[prost(message, optional, tag = "5")]
+    pub announcement: ::core::option::Option<Announcement>,
+}
+/// What a member says of itself when it starts. Counts once for each boot.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Announcement {
+    /// Where its peer listener is. Replaces the listed URLs, unless they contain all of these, or another member has one.
+    #[prost(string, repeated, tag = "1")]
+    pub peer_urls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where its clients reach it. Replaces the listed ones.
+    #[prost(string, repeated, tag = "2")]
+    pub client_urls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Command {
@@ -58,19 +75,71 @@ pub struct Command {
     #[prost(bytes = "bytes", tag = "2")]
     pub payload: ::prost::bytes::Bytes,
 }
-/// The context of a membership entry (a ConfChangeV2 with one change), which names the member that the change is about.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// The context of a membership entry (a ConfChangeV2), which names the members that its changes are about.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MemberChange {
-    /// Who asked, so that the answer finds its way: member, boot, and a counter of that boot's membership changes.
+    /// The leader that proposed it, so that the answer finds its way: member, boot, and a counter of that boot's changes.
     #[prost(uint64, tag = "1")]
     pub proposer: u64,
     #[prost(uint64, tag = "2")]
     pub boot: u64,
     #[prost(uint64, tag = "3")]
     pub counter: u64,
-    /// Whose membership changes. URLs count only where the member is added.
-    #[prost(message, optional, tag = "4")]
-    pub member: ::core::option::Option<Member>,
+    /// Whose membership changes: one for each change of the ConfChangeV2, in its order. URLs count only where the member is
+    /// added.
+    #[prost(message, repeated, tag = "4")]
+    pub members: ::prost::alloc::vec::Vec<Member>,
+    /// Why the leader's checks were passed over. Empty: they were not.
+    #[prost(string, tag = "5")]
+    pub forced: ::prost::alloc::string::String,
+    /// It was asked for before, and the answer got lost: a member that is removed already is no mistake then.
+    #[prost(bool, tag = "6")]
+    pub again: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Change {
+    #[prost(enumeration = "ChangeKind", tag = "1")]
+    pub kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub id: u64,
+    /// Of a member that is added.
+    #[prost(string, repeated, tag = "3")]
+    pub peer_urls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What a member asks the leader for, by a peer call.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LeaderRequest {
+    /// All of them or none. None at all: the leader is to hand over.
+    #[prost(message, repeated, tag = "1")]
+    pub changes: ::prost::alloc::vec::Vec<Change>,
+    /// Why the leader's checks are to be passed over. Empty: they are not.
+    #[prost(string, tag = "2")]
+    pub force: ::prost::alloc::string::String,
+    /// It was asked for before, and the answer got lost.
+    #[prost(bool, tag = "3")]
+    pub again: bool,
+    /// Without changes: who is to lead, 0 for whoever has the longest log.
+    #[prost(uint64, tag = "4")]
+    pub transfer_to: u64,
+}
+/// The leader's answer to a LeaderRequest. Whatever is no answer (it does not lead, it is not known) is an error of the call.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaderAnswer {
+    #[prost(enumeration = "AnswerKind", tag = "1")]
+    pub kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub index: u64,
+    #[prost(uint64, tag = "3")]
+    pub id: u64,
+    #[prost(string, repeated, tag = "4")]
+    pub urls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "5")]
+    pub words: ::prost::alloc::string::String,
+    /// Of ANSWER_KIND_LOSES_QUORUM: who would vote, and who of them the leader hears.
+    #[prost(uint64, repeated, tag = "6")]
+    pub voters: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "7")]
+    pub active: ::prost::alloc::vec::Vec<u64>,
 }
 /// The results of one member's requests that may still be asked for again.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -103,4 +172,98 @@ pub struct NodeState {
     /// Ascending by member.
     #[prost(message, repeated, tag = "2")]
     pub sessions: ::prost::alloc::vec::Vec<Session>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ChangeKind {
+    Unspecified = 0,
+    Add = 1,
+    Remove = 2,
+    Promote = 3,
+}
+impl ChangeKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CHANGE_KIND_UNSPECIFIED",
+            Self::Add => "CHANGE_KIND_ADD",
+            Self::Remove => "CHANGE_KIND_REMOVE",
+            Self::Promote => "CHANGE_KIND_PROMOTE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHANGE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "CHANGE_KIND_ADD" => Some(Self::Add),
+            "CHANGE_KIND_REMOVE" => Some(Self::Remove),
+            "CHANGE_KIND_PROMOTE" => Some(Self::Promote),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AnswerKind {
+    Unspecified = 0,
+    /// The entry at `index` changed the list.
+    Applied = 1,
+    AlreadySo = 2,
+    /// Member `id` leads now.
+    Leads = 3,
+    /// Refused; the kinds from here on say why.
+    Removed = 4,
+    NoMember = 5,
+    Conflict = 6,
+    LastVoter = 7,
+    Invalid = 8,
+    LosesQuorum = 9,
+    NotCaughtUp = 10,
+    NotTakenOver = 11,
+    Joint = 12,
+}
+impl AnswerKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ANSWER_KIND_UNSPECIFIED",
+            Self::Applied => "ANSWER_KIND_APPLIED",
+            Self::AlreadySo => "ANSWER_KIND_ALREADY_SO",
+            Self::Leads => "ANSWER_KIND_LEADS",
+            Self::Removed => "ANSWER_KIND_REMOVED",
+            Self::NoMember => "ANSWER_KIND_NO_MEMBER",
+            Self::Conflict => "ANSWER_KIND_CONFLICT",
+            Self::LastVoter => "ANSWER_KIND_LAST_VOTER",
+            Self::Invalid => "ANSWER_KIND_INVALID",
+            Self::LosesQuorum => "ANSWER_KIND_LOSES_QUORUM",
+            Self::NotCaughtUp => "ANSWER_KIND_NOT_CAUGHT_UP",
+            Self::NotTakenOver => "ANSWER_KIND_NOT_TAKEN_OVER",
+            Self::Joint => "ANSWER_KIND_JOINT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ANSWER_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "ANSWER_KIND_APPLIED" => Some(Self::Applied),
+            "ANSWER_KIND_ALREADY_SO" => Some(Self::AlreadySo),
+            "ANSWER_KIND_LEADS" => Some(Self::Leads),
+            "ANSWER_KIND_REMOVED" => Some(Self::Removed),
+            "ANSWER_KIND_NO_MEMBER" => Some(Self::NoMember),
+            "ANSWER_KIND_CONFLICT" => Some(Self::Conflict),
+            "ANSWER_KIND_LAST_VOTER" => Some(Self::LastVoter),
+            "ANSWER_KIND_INVALID" => Some(Self::Invalid),
+            "ANSWER_KIND_LOSES_QUORUM" => Some(Self::LosesQuorum),
+            "ANSWER_KIND_NOT_CAUGHT_UP" => Some(Self::NotCaughtUp),
+            "ANSWER_KIND_NOT_TAKEN_OVER" => Some(Self::NotTakenOver),
+            "ANSWER_KIND_JOINT" => Some(Self::Joint),
+            _ => None,
+        }
+    }
 }

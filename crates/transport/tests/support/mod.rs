@@ -10,8 +10,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kvd_raftpb::node::{Member, Membership};
-use kvd_transport::{Config, PeerHandler, Peers as _, Transport};
+use kvd_transport::{BoxFuture, CallError, Config, PeerHandler, Peers as _, Transport};
 use raft::eraftpb::{Message, MessageType};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -39,9 +40,14 @@ pub enum Event {
     Removed,
 }
 
+/// What a handler answers to a call.
+pub type Answer = Box<dyn Fn(u64, Bytes, Duration) -> BoxFuture<Result<Bytes, CallError>> + Send + Sync>;
+
 /// A handler that remembers.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Recorder {
+    /// Without it, calls get the answer that the trait has.
+    pub answer: Mutex<Option<Answer>>,
     events: Mutex<Vec<Event>>,
     changed: Notify,
     pub membership: Mutex<Option<Membership>>,
@@ -109,6 +115,25 @@ impl PeerHandler for Recorder {
     fn membership(&self) -> Option<Membership> {
         self.membership.lock().unwrap().clone()
     }
+    fn answer(&self, from: u64, request: Bytes, limit: Duration) -> BoxFuture<Result<Bytes, CallError>> {
+        match &*self.answer.lock().unwrap() {
+            Some(answer) => answer(from, request, limit),
+            None => Silent.answer(from, request, limit),
+        }
+    }
+}
+
+/// A handler with nothing but what it must have.
+struct Silent;
+
+impl PeerHandler for Silent {
+    fn deliver(&self, _: u64, _: Message) {}
+    fn report_unreachable(&self, _: u64) {}
+    fn report_snapshot(&self, _: u64, _: bool) {}
+    fn removed(&self) {}
+    fn membership(&self) -> Option<Membership> {
+        None
+    }
 }
 
 pub fn message(kind: MessageType, from: u64, to: u64, index: u64) -> Message {
@@ -146,13 +171,8 @@ pub fn snapshot(from: u64, to: u64, term: u64, index: u64) -> Message {
 
 /// Members with their URLs, and removed ids.
 pub fn membership(members: &[(u64, Vec<String>)], removed: &[u64]) -> Membership {
-    let member = |(id, urls): &(u64, Vec<String>)| Member {
-        id: *id,
-        peer_urls: urls.clone(),
-        client_urls: vec![],
-        learner: false,
-        boot: 0,
-    };
+    let member =
+        |(id, urls): &(u64, Vec<String>)| Member { id: *id, peer_urls: urls.clone(), ..Member::default() };
     Membership {
         cluster_id: CLUSTER,
         members: members.iter().map(member).collect(),

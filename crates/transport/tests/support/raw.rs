@@ -98,6 +98,26 @@ impl Raw {
         }
     }
 
+    /// The next bytes, so many of them.
+    pub async fn bytes(&mut self, len: usize) -> Vec<u8> {
+        while self.buffer.len() < len {
+            assert!(self.fill().await, "closed within the body");
+        }
+        self.buffer.split_to(len).to_vec()
+    }
+
+    /// The messages of a post whose head was read.
+    pub async fn posted(&mut self, head: &Head) -> Vec<Message> {
+        let mut body = &self.bytes(head.get("content-length").unwrap().parse().unwrap()).await[..];
+        let mut messages = Vec::new();
+        while !body.is_empty() {
+            let len = u32::from_le_bytes(body[..4].try_into().unwrap()) as usize;
+            messages.push(decode_message(body[4..4 + len].to_vec().into()).unwrap());
+            body = &body[4 + len..];
+        }
+        messages
+    }
+
     /// All that comes until the other side closes.
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.fill().await {}
@@ -208,6 +228,16 @@ impl FakePeer {
         let mut raw = Raw::new(socket);
         let head = raw.head().await;
         (raw, head)
+    }
+
+    /// The next post with its head; other dials are hung up on.
+    pub async fn accept_post(&self) -> (Raw, Head) {
+        loop {
+            let (raw, head) = self.accept().await;
+            if head.first == "POST /raft HTTP/1.1" {
+                return (raw, head);
+            }
+        }
     }
 
     /// Accepts until a dial is for that path; the others are left without an answer, and returned.

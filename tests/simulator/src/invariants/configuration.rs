@@ -38,14 +38,17 @@ impl Configuration {
         // Not a matter of configuration, and compared with the rest of the state.
         list.members.iter_mut().for_each(|member| member.boot = 0);
         let mut conf = conf.clone();
-        for ids in [&mut conf.voters, &mut conf.learners, &mut conf.voters_outgoing, &mut conf.learners_next] {
+        for ids in [&mut conf.voters, &mut conf.learners, &mut conf.voters_outgoing, &mut conf.learners_next]
+        {
             ids.sort_unstable();
         }
         let by_list = |learner| {
             let of = list.members.iter().filter(|member| member.learner == learner);
             sorted(of.map(|member| member.id).collect())
         };
-        if conf.voters_outgoing.is_empty() && (conf.voters != by_list(false) || conf.learners != by_list(true)) {
+        if conf.voters_outgoing.is_empty()
+            && (conf.voters != by_list(false) || conf.learners != by_list(true))
+        {
             return Err(format!(
                 "configuration: after index {index} raft of member {member} has voters {:?} and learners {:?}, its member \
                  list {:?} and {:?}",
@@ -71,7 +74,8 @@ impl Configuration {
             None => {
                 // Only changes are kept, and the newest.
                 let newest = self.known.last_key_value().map(|(at, known)| (*at, known.clone()));
-                let same = newest.filter(|(at, known)| *at < index && known.conf == conf && known.list == list);
+                let same =
+                    newest.filter(|(at, known)| *at < index && known.conf == conf && known.list == list);
                 if same.is_none() {
                     self.known.insert(index, Known { conf, list, member });
                 }

@@ -67,7 +67,9 @@ impl ExactlyOnce {
             let mut fresh = fresh.iter();
             for (command, _) in effects {
                 if !fresh.any(|new| new == command) {
-                    return Err(format!("exactly once: entry {index} applies a command that was applied before"));
+                    return Err(format!(
+                        "exactly once: entry {index} applies a command that was applied before"
+                    ));
                 }
             }
         }

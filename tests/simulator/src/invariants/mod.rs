@@ -99,7 +99,13 @@ impl Invariants {
     }
 
     /// A member has written a snapshot that claims to be one of `index`: it holds the state that others have there.
-    pub fn snapshot(&self, member: u64, index: u64, conf: &ConfState, state: (&Store, &NodeState)) -> Verdict {
+    pub fn snapshot(
+        &self,
+        member: u64,
+        index: u64,
+        conf: &ConfState,
+        state: (&Store, &NodeState),
+    ) -> Verdict {
         self.configuration.snapshot(member, index, conf)?;
         self.state_equality.snapshot(member, index, state)
     }

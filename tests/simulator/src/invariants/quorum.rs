@@ -68,7 +68,8 @@ impl Quorum {
         let Some((_, _, before)) = seen.filter(|(of, seen, _)| *of == term && *seen < commit) else {
             return Ok(());
         };
-        let stored = disks.iter().filter(|(_, disk)| disk.holds(commit, raft.raft.raft_log.term(commit).ok()));
+        let stored =
+            disks.iter().filter(|(_, disk)| disk.holds(commit, raft.raft.raft_log.term(commit).ok()));
         let stored: BTreeSet<u64> = stored.map(|(id, _)| *id).collect();
         // A turn may commit under one configuration and then apply the next.
         if !is_quorum(&conf, &stored) && !is_quorum(&before, &stored) {
@@ -100,7 +101,9 @@ mod tests {
         let mut joint = conf.clone();
         joint.voters_outgoing = vec![3, 5, 6];
         let quorum = |of: &[u64]| is_quorum(&joint, &of.iter().copied().collect());
-        assert!(are_neighbours(&conf, &joint) && are_neighbours(&conf, &ConfState::from((vec![2, 3], vec![]))));
+        assert!(
+            are_neighbours(&conf, &joint) && are_neighbours(&conf, &ConfState::from((vec![2, 3], vec![])))
+        );
         assert!(!are_neighbours(&conf, &ConfState::from((vec![1, 2, 3, 4, 5], vec![]))));
         assert!(quorum(&[1, 3, 5]) && quorum(&[1, 2, 5, 6]));
         assert!(!quorum(&[1, 2, 3]) && !quorum(&[3, 5, 6]));

@@ -61,9 +61,9 @@ impl StateEquality {
     /// The state in a snapshot that claims to be one of `index`.
     pub fn snapshot(&self, member: u64, index: u64, (store, node): (&Store, &NodeState)) -> Verdict {
         match self.states.get(&index) {
-            Some((known, _)) if *known != hash(store, node) => {
-                Err(format!("snapshot: member {member} writes one of index {index} with another state than that of {index}"))
-            }
+            Some((known, _)) if *known != hash(store, node) => Err(format!(
+                "snapshot: member {member} writes one of index {index} with another state than that of {index}"
+            )),
             _ => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use kvd_node::driver::Write;
-use kvd_raftpb::node::Batch;
+use kvd_raftpb::node::{Batch, MemberChange};
 use prost::Message as _;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
@@ -28,7 +28,13 @@ fn entry(entry: &Entry) -> String {
             Ok(change) => {
                 let changes =
                     change.changes.iter().map(|c| format!("{:?} {}", c.get_change_type(), c.node_id));
-                changes.collect::<Vec<_>>().join(" ")
+                let changes = changes.collect::<Vec<_>>().join(" ");
+                match MemberChange::decode(entry.context.clone()) {
+                    Ok(context) if !context.forced.is_empty() => {
+                        format!("{changes} by force: {}", context.forced)
+                    }
+                    _ => changes,
+                }
             }
             Err(_) => "unreadable change".to_owned(),
         },

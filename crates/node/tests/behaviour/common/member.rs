@@ -8,7 +8,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use kvd_node::driver::{
-    Attended, Core, Done, Fetch, Frozen, LogReader, Outside, Parts, Restored, Write, discard, load, read_back,
+    Ask, Attended, Core, Done, Fetch, Frozen, LogReader, Outside, Parts, Restored, Write, discard, load,
+    read_back,
 };
 use kvd_node::{Config, Exit, Fatal, Handle, Home, Membership, Start};
 use kvd_snap::Snapshotter;
@@ -32,6 +33,7 @@ pub(crate) struct Effects {
     pub(crate) fetches: VecDeque<Fetch>,
     pub(crate) discard: Option<(u64, u64)>,
     pub(crate) membership: Option<Arc<Membership>>,
+    pub(crate) asks: Vec<Ask>,
     pub(crate) lines: Vec<String>,
 }
 
@@ -69,9 +71,16 @@ impl Outside<Journal> for Effects {
         self.discard = Some(newest);
     }
 
+    fn ask(&mut self, ask: Ask) {
+        self.lines.push(format!("ask {}", ask.to));
+        self.asks.push(ask);
+    }
+
     fn members_changed(&mut self, membership: &Arc<Membership>) {
-        let members =
-            membership.members.iter().map(|m| format!("{}{}", m.id, if m.learner { "?" } else { "" }));
+        let members = membership.members.iter().map(|m| {
+            let mark = if m.learner { "?" } else { "" };
+            format!("{}{mark}{}", m.id, if m.leaving { "-" } else { "" })
+        });
         let members = members.collect::<Vec<_>>().join(" ");
         self.lines.push(format!("members {members}, removed {:?}", membership.removed));
         self.membership = Some(membership.clone());

@@ -19,7 +19,7 @@ use futures_util::future::{AbortHandle, abortable};
 use futures_util::task::LocalSpawnExt as _;
 use kvd_node::{Applied, Config, Exit, Fatal, Handle, Home, Membership, Node, Role, Start};
 use kvd_node::{cluster_id, initial_members};
-use kvd_raftpb::peers::{PeerHandler, Peers, SnapshotStore};
+use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler, Peers, SnapshotStore};
 use kvd_snap::Snapshotter;
 use kvd_vfs::{Disk, MemDisk};
 use raft::eraftpb::{Message, MessageType};
@@ -67,6 +67,13 @@ impl Peers for Link {
     }
 
     fn update(&self, _: &Membership) {}
+
+    fn call(&self, to: u64, request: Bytes, limit: Duration) -> BoxFuture<Result<Bytes, CallError>> {
+        match self.others.lock().unwrap().get(&to) {
+            Some((leader, _)) => leader.answer(self.from, request, limit),
+            None => Box::pin(std::future::ready(Err(CallError::not_done("it is not there")))),
+        }
+    }
 }
 
 fn copy(from: &Snapshotter, to: &Snapshotter, term: u64, index: u64) -> std::io::Result<()> {

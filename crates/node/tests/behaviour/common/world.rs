@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use kvd_node::StateMachine as _;
+use kvd_node::driver::Done;
 use kvd_node::{Applied, cluster_id, initial_members};
-use kvd_node::{ChangeOutcome, Config, Error, Handle, MembershipChange, Role, Start, Status};
-use kvd_raftpb::peers::{PeerHandler, SnapshotStore};
+use kvd_node::{
+    CatchUp, ChangeOutcome, Config, Error, Handle, Membership, MembershipChange, MembershipRequest, Role,
+    Start, Status,
+};
+use kvd_raftpb::peers::{BoxFuture, CallError, PeerHandler, SnapshotStore};
 use kvd_wal::Wal;
 use raft::eraftpb::{Message, MessageType};
 
@@ -33,8 +39,21 @@ pub(crate) struct World {
     pub(crate) transcript: Vec<String>,
     configure: fn(&mut Config),
     initial: Vec<String>,
+    calls: Vec<Call>,
+    /// What a leader has answered does not arrive.
+    pub(crate) answers_get_lost: bool,
+    /// The transport answers a removed member with "410 Gone".
+    pub(crate) refuse_the_removed: bool,
     /// The number of ticks, and whether the transcript has the last one.
     ticks: (usize, bool),
+}
+
+/// A question that is on its way, or is being answered.
+struct Call {
+    from: u64,
+    to: u64,
+    number: u64,
+    answer: BoxFuture<Result<Bytes, CallError>>,
 }
 
 /// Where a member's peer listener would be.
@@ -58,6 +77,9 @@ impl World {
             transcript: Vec::new(),
             configure,
             initial,
+            calls: Vec::new(),
+            answers_get_lost: false,
+            refuse_the_removed: true,
             ticks: (0, true),
         };
         for id in 1..=n {
@@ -179,7 +201,46 @@ impl World {
     }
 
     pub(crate) fn change(&mut self, at: u64, change: MembershipChange) -> Asked<ChangeOutcome> {
-        let asked = Asked::new(self.handle(at).change_membership(change, LONG));
+        self.change_within(at, change, LONG)
+    }
+
+    pub(crate) fn change_within(
+        &mut self,
+        at: u64,
+        change: MembershipChange,
+        timeout: Duration,
+    ) -> Asked<ChangeOutcome> {
+        let asked = Asked::new(self.handle(at).change_membership(change, timeout));
+        self.settle();
+        asked
+    }
+
+    /// The member list as a member's transport was last told, or as it began.
+    pub(crate) fn list(&self, id: u64) -> Arc<Membership> {
+        let member = &self.members[&id];
+        member.told.clone().unwrap_or_else(|| member.handle.membership())
+    }
+
+    /// How a learner catches up, as its leader sees it.
+    pub(crate) fn catch_up(&self, leader: u64, learner: u64) -> Option<CatchUp> {
+        let progress = self.run(leader).core.progress();
+        progress.iter().find(|progress| progress.id == learner).and_then(|progress| progress.learner)
+    }
+
+    pub(crate) fn change_all(
+        &mut self,
+        at: u64,
+        changes: Vec<MembershipChange>,
+        force: Option<&str>,
+    ) -> Asked<ChangeOutcome> {
+        let request = MembershipRequest { changes, force: force.map(str::to_owned) };
+        let asked = Asked::new(self.handle(at).change_members(request, LONG));
+        self.settle();
+        asked
+    }
+
+    pub(crate) fn transfer(&mut self, at: u64, to: Option<u64>) -> Asked<u64> {
+        let asked = Asked::new(self.handle(at).transfer_leadership(to, LONG));
         self.settle();
         asked
     }
@@ -343,9 +404,46 @@ impl World {
             moved |= self.member(id).disk_step();
             self.note(id);
         }
+        moved |= self.carry_calls();
         while let Some((from, message, fate)) = self.wire.next() {
             self.arrive(from, message, fate);
             moved = true;
+        }
+        moved
+    }
+
+    /// Carries what members ask the leader, and its answers. `false` if there was nothing to carry.
+    fn carry_calls(&mut self) -> bool {
+        let mut moved = false;
+        for from in self.ids() {
+            let asks = self.members.get_mut(&from).and_then(|member| member.running.as_mut());
+            for ask in asks.map(|running| std::mem::take(&mut running.effects.asks)).unwrap_or_default() {
+                let reaches = self.members.get(&ask.to).is_some_and(|member| member.running.is_some())
+                    && !self.wire.is_cut(from, ask.to);
+                let answer = match reaches {
+                    true => self.handle(ask.to).answer(from, ask.request, ask.limit),
+                    false => Box::pin(std::future::ready(Err(CallError::not_done("it is not there")))),
+                };
+                self.calls.push(Call { from, to: ask.to, number: ask.number, answer });
+                moved = true;
+            }
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        for mut call in std::mem::take(&mut self.calls) {
+            let broken = self.wire.is_cut(call.from, call.to);
+            let answer = match call.answer.as_mut().poll(&mut cx) {
+                _ if broken => Err(CallError::unknown("the connection broke")),
+                Poll::Ready(Ok(_)) if self.answers_get_lost => Err(CallError::unknown("the answer got lost")),
+                Poll::Ready(answer) => answer,
+                Poll::Pending => {
+                    self.calls.push(call);
+                    continue;
+                }
+            };
+            moved = true;
+            if let Some(running) = &self.members[&call.from].running {
+                running.inbox.done(Done::Answered { number: call.number, answer });
+            }
         }
         moved
     }
@@ -356,7 +454,10 @@ impl World {
         let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
         let is_up = self.members.get(&to).is_some_and(|member| member.running.is_some());
         let reaches = is_up && !self.wire.is_cut(from, to);
-        if reaches && self.members[&to].told.as_ref().is_some_and(|list| list.removed.contains(&from)) {
+        if self.refuse_the_removed
+            && reaches
+            && self.members[&to].told.as_ref().is_some_and(|list| list.removed.contains(&from))
+        {
             // "410 Gone".
             self.handle(from).removed();
             return;
