@@ -36,13 +36,26 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kvd-tests", &[]),
     // Drives the node and everything below it; no transport, no door, no runtime.
     ("kvd-sim", &["kvd-mutation", "kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
+    // The log and the snapshots alone, and the node's bootstrap over them, with a state machine of its own.
+    ("kvd-crash-images", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node"]),
+    // Starts the others as programs.
+    ("xtask", &[]),
 ];
 
 /// Packages from outside that a package must not reach: through whatever it uses, ours or not.
 const NEVER_REACHES: &[(&[&str], &[&str])] = &[
     // The Ready loop and all below it are runtime-neutral: a simulator drives them on one thread without a network.
     (
-        &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore", "kvd-sim"],
+        &[
+            "kvd-vfs",
+            "kvd-raftpb",
+            "kvd-wal",
+            "kvd-snap",
+            "kvd-node",
+            "kvd-kvstore",
+            "kvd-sim",
+            "kvd-crash-images",
+        ],
         &["tokio", "hyper", "hyper-util"],
     ),
     // The disk knows nothing of raft.

@@ -28,7 +28,7 @@ pub struct Snapshotter {
 
 impl Snapshotter {
     /// Opens a directory, creating it if need be, and removes the temporary files that a crash left there: nobody
-    /// else may be writing in it.
+    /// else may be writing in it. The names that are left are durable.
     pub fn open(disk: Disk, dir: &Path) -> Result<Self, Error> {
         disk.create_dir_all(dir).map_err(Error::io("creating the directory", dir))?;
         let dir = Arc::new(Directory {
@@ -38,6 +38,8 @@ impl Snapshotter {
             names: Mutex::new(()),
         });
         dir.remove_all(dir.list()?.into_iter().filter(|name| name.ends_with(TEMP_SUFFIX)))?;
+        // What a process did that was killed before it had synced is to be seen after a power loss, too.
+        dir.sync()?;
         Ok(Self { dir })
     }
 
@@ -188,7 +190,7 @@ impl Directory {
         let path = self.path(term, index);
         let broken = self.path.join(format!("{term:016x}-{index:016x}{BROKEN_SUFFIX}"));
         self.disk.rename(&path, &broken).map_err(Error::io("setting aside the damaged file", &path))?;
-        self.disk.sync_dir(&self.path).map_err(Error::io("syncing the directory", &self.path))?;
+        self.sync()?;
         Ok(broken)
     }
 
@@ -204,10 +206,11 @@ impl Directory {
             }
             any = true;
         }
-        if any {
-            self.disk.sync_dir(&self.path).map_err(Error::io("syncing the directory", &self.path))?;
-        }
-        Ok(())
+        if any { self.sync() } else { Ok(()) }
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.disk.sync_dir(&self.path).map_err(Error::io("syncing the directory", &self.path))
     }
 
     fn names(&self) -> MutexGuard<'_, ()> {

@@ -243,6 +243,22 @@ fn a_crash_anywhere_in_a_replacement_leaves_a_whole_file() {
 }
 
 #[test]
+fn what_a_killed_process_removed_stays_removed_once_the_directory_was_opened() {
+    let (mem, snapshotter) = setup();
+    for index in 1..=3 {
+        save(&snapshotter, 1, index, b"state").unwrap();
+    }
+    // Two removals, and no sync.
+    mem.power_off_at(2);
+    snapshotter.retain(1).unwrap_err();
+    let next = mem.fork();
+    let again = Snapshotter::open(next.disk(), dir()).unwrap();
+    assert_eq!(again.retain(1).unwrap(), [(1, 3)]);
+    next.crash_losing_all_unsynced();
+    assert_eq!(names(&next.disk()), ["0000000000000001-0000000000000003.snap"]);
+}
+
+#[test]
 fn the_sink_of_a_disk_without_power_is_dropped_in_peace() {
     let (mem, snapshotter) = setup();
     let sink = snapshotter.receive(1, 5).unwrap();

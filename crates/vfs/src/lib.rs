@@ -16,7 +16,7 @@ mod mem;
 mod real;
 
 pub use aligned::AlignedBuf;
-pub use mem::{MemDisk, Op};
+pub use mem::{MemDisk, Op, Rot};
 pub use real::RealDisk;
 
 use std::fmt::Debug;
@@ -29,7 +29,8 @@ pub type Disk = Arc<dyn Vfs>;
 
 /// A file system, or as much of one as a log and snapshots need.
 pub trait Vfs: Send + Sync + Debug {
-    /// Creates a directory and its missing parents (mode 0700), each synced into its parent.
+    /// Creates a directory and its missing parents (mode 0700), each synced into its parent. So is the last one that
+    /// exists: whoever made it may have been killed before it was synced.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// The names in a directory, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;

@@ -37,18 +37,28 @@ impl RealDisk {
     }
 }
 
+/// Whether a directory cannot be opened by this process, or lies where nothing can be synced.
+fn cannot_sync(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | InvalidInput | ReadOnlyFilesystem)
+}
+
 impl Vfs for RealDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        if dir.as_os_str().is_empty() || dir.is_dir() {
-            return Ok(());
+        let Some(parent) = dir.parent() else { return Ok(()) };
+        let exists = dir.is_dir();
+        if !exists {
+            self.create_dir_all(parent)?;
+            match fs::DirBuilder::new().mode(0o700).create(dir) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+                other => other?,
+            }
         }
-        let parent = dir.parent().unwrap_or(Path::new("/"));
-        self.create_dir_all(parent)?;
-        match fs::DirBuilder::new().mode(0o700).create(dir) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-            other => other?,
+        match self.sync_dir(parent) {
+            // Where directories cannot be opened, or synced, none was made by a process that had to sync it.
+            Err(e) if exists && cannot_sync(&e) => Ok(()),
+            other => other,
         }
-        self.sync_dir(parent)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -214,6 +224,15 @@ mod tests {
     fn a_file_system_that_refuses_o_direct_is_written_and_synced() {
         // procfs refuses the flag on every kernel: there is no direct descriptor, hence the ordinary path.
         assert!(open_direct(Path::new("/proc/self/comm")).is_none());
+    }
+
+    #[test]
+    fn a_directory_that_exists_where_nothing_can_be_synced_is_taken_as_it_is() {
+        let disk = RealDisk::new();
+        disk.sync_dir(Path::new("/proc/self")).unwrap_err();
+        disk.create_dir_all(Path::new("/proc/self/fd")).unwrap();
+        disk.create_dir_all(Path::new("/proc/self/none")).unwrap_err();
+        disk.create_dir_all(Path::new("/")).unwrap();
     }
 
     #[test]

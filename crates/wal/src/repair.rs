@@ -12,7 +12,8 @@ use crate::damage::Finding;
 use crate::error::{Context, Result};
 use crate::names::{BROKEN, SegmentName, TEMPORARY};
 
-const CHUNK: usize = 1 << 20;
+/// The most that is read or written at a time, in bytes.
+const CHUNK: u64 = 1 << 20;
 
 /// A write that a crash tore. It was never acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +35,11 @@ pub(crate) fn cut(disk: &Disk, dir: &Path, segment: SegmentName, torn: &mut Torn
     torn.copy = Some(keep_copy(disk, dir, segment, torn.end)?);
     let path = segment.path(dir);
     let mut file = disk.open(&path, OpenMode::Write).context("open", &path)?;
-    let zeros = vec![0; CHUNK];
     let end = torn.end.next_multiple_of(SECTOR as u64);
+    let zeros = vec![0; CHUNK.min(end - torn.offset) as usize];
     let mut at = torn.offset;
     while at < end {
-        let n = (end - at).min(CHUNK as u64);
+        let n = (end - at).min(CHUNK);
         file.write_all_at(&zeros[..n as usize], at).context("cut the torn tail of", &path)?;
         at += n;
     }
@@ -51,10 +52,10 @@ fn keep_copy(disk: &Disk, dir: &Path, segment: SegmentName, len: u64) -> Result<
     let (copy, temporary) = (dir.join(&name), dir.join(name.clone() + TEMPORARY));
     let source = disk.open(&from, OpenMode::Read).context("open", &from)?;
     let mut target = disk.open(&temporary, OpenMode::Truncate).context("create", &temporary)?;
-    let mut buf = vec![0; CHUNK];
+    let mut buf = vec![0; CHUNK.min(len) as usize];
     let mut at = 0;
     while at < len {
-        let n = (len - at).min(CHUNK as u64) as usize;
+        let n = (len - at).min(CHUNK) as usize;
         source.read_exact_at(&mut buf[..n], at).context("read", &from)?;
         target.write_all_at(&buf[..n], at).context("write", &temporary)?;
         at += n as u64;

@@ -38,7 +38,7 @@ impl World {
             }
             End::Kill => {
                 self.tell(id, format_args!("is killed {when}"));
-                self.members[m].disk.kill();
+                self.members[m].disk = self.members[m].disk.fork();
             }
         }
         self.count(match (end, when) {
@@ -67,7 +67,7 @@ impl World {
         self.happened(fault);
         match end {
             End::PowerLoss => self.members[m].disk.crash(self.rng.number()),
-            End::Kill => self.members[m].disk.kill(),
+            End::Kill => self.members[m].disk = self.members[m].disk.fork(),
         }
     }
 

@@ -38,7 +38,10 @@ pub(super) struct MemFile {
 impl MemFile {
     /// The disk, if this handle is still good for that operation.
     fn state(&self, op: Op) -> io::Result<MutexGuard<'_, State>> {
-        let state = self.disk.lock_state();
+        self.check(self.disk.enter(op), op)
+    }
+
+    fn check<'a>(&self, state: MutexGuard<'a, State>, op: Op) -> io::Result<MutexGuard<'a, State>> {
         if state.generation != self.generation {
             return Err(io::Error::other("the file was opened before the simulated crash"));
         }
@@ -83,17 +86,22 @@ impl File for MemFile {
         let mut state = self.state(Op::Write)?;
         let offset = position(offset)?;
         let len = state.file(self.ino)?.bytes().len();
-        match state.begin(Op::Write) {
+        match state.begin_write(Op::Write) {
             Ok(power) => {
                 state.room_for((offset + buf.len()).saturating_sub(len))?;
                 state.file(self.ino)?.write(buf, offset);
                 State::end(power)
             }
-            Err(e) if state.off => Err(e),
-            Err(e) => {
-                // A failed write stopped somewhere, after a whole sector.
-                let stop = offset + (state.rng.next() % (buf.len() as u64 + 1)) as usize;
-                let some = (stop - stop % SECTOR).saturating_sub(offset);
+            Err((e, _)) if state.off => Err(e),
+            Err((e, lands)) => {
+                let some = match lands {
+                    Some(bytes) => bytes.min(buf.len() as u64) as usize,
+                    None => {
+                        // It stopped somewhere, after a whole sector.
+                        let stop = offset + (state.rng.next() % (buf.len() as u64 + 1)) as usize;
+                        (stop - stop % SECTOR).saturating_sub(offset)
+                    }
+                };
                 state.file(self.ino)?.write(&buf[..some], offset);
                 Err(e)
             }
@@ -101,7 +109,7 @@ impl File for MemFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.state(Op::Read)?.file(self.ino)?.bytes().len() as u64)
+        Ok(self.check(self.disk.lock_state(), Op::Read)?.file(self.ino)?.bytes().len() as u64)
     }
 
     fn set_len(&mut self, len: u64) -> io::Result<()> {
@@ -125,7 +133,7 @@ impl File for MemFile {
             Err(e) if state.off => Err(e),
             Err(e) => {
                 let mut rng = Rng::new(state.rng.next());
-                state.file(self.ino)?.sync_fails(&mut rng);
+                state.file(self.ino)?.sync_fails(&mut |_| rng.coin());
                 Err(e)
             }
         }

@@ -8,11 +8,25 @@
 //! answers every call with an error. To crash *within* an operation, call [`MemDisk::power_off_at`] first: that
 //! operation takes effect without being durable and fails, and so does everything after it until the crash.
 //!
+//! [`MemDisk::crash_choosing`] lets the caller decide instead of the seed, and [`MemDisk::fork`] makes a copy of the disk
+//! to crash: so all outcomes of one moment can be had.
+//!
 //! # Faults
-//! [`MemDisk::fail_nth`] fails one operation; [`MemDisk::set_capacity`] fills the disk up. A failed sync is final: a
-//! subset of what was pending is durable, the rest never will be, and a second sync does not say so.
+//! | fault | asked for with | what happens |
+//! |---|---|---|
+//! | an operation fails (EIO, ...) | [`MemDisk::fail_nth`] | an error; a write lands some of its sectors, a sync some of what is pending |
+//! | a short write | [`MemDisk::short_write_nth`] | so many bytes land, then an error |
+//! | a full disk | [`MemDisk::set_capacity`] | `ENOSPC` |
+//! | rot | [`MemDisk::rot`], [`MemDisk::rot_somewhere`] | a bit flips, or a sector becomes zeros, under what was durable |
+//! | a stall | [`MemDisk::stall_nth`] | the operation does not return before [`MemDisk::release`] |
+//! | a slow operation, where one thread does everything | [`MemDisk::delay_nth`] | [`MemDisk::take_delay`] says how long it took |
+//! | power loss | [`MemDisk::power_off_at`], [`MemDisk::crash`] | as above |
+//!
+//! A failed sync is final: a subset of what was pending is durable, the rest never will be, and a second sync does not
+//! say so.
 
 mod content;
+mod faults;
 mod file;
 mod names;
 mod rng;
@@ -20,14 +34,16 @@ mod state;
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use self::content::Content;
 use self::file::{MemFile, MemLock};
-use self::names::Names;
+use self::names::{Ino, Names};
 use self::rng::Rng;
 use self::state::{ENOTEMPTY, Node, ROOT, State, names_in, no_power, os, parent_and_name};
 use crate::{Disk, File, Lock, OpenMode, Vfs};
+
+pub use self::faults::Rot;
 
 /// The operations that can be told to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +69,14 @@ pub enum Op {
 /// A disk in memory. Clones are the same disk.
 #[derive(Debug, Clone, Default)]
 pub struct MemDisk {
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told when stalled operations may go on.
+    released: Condvar,
 }
 
 impl MemDisk {
@@ -72,43 +95,34 @@ impl MemDisk {
         Arc::new(self.clone())
     }
 
+    /// A disk of its own with the same files, as they are read and as they are durable. It has power, no faults, and
+    /// nobody who has a file open: what the next process finds when this one is killed.
+    pub fn fork(&self) -> MemDisk {
+        let shared = Shared { state: Mutex::new(self.lock_state().fork()), released: Condvar::new() };
+        MemDisk { shared: Arc::new(shared) }
+    }
+
     /// Loses power; of everything that was not synced a subset drawn from `seed` survives. Faults and a power-off that
     /// were asked for are forgotten, the capacity is not.
     pub fn crash(&self, seed: u64) {
         let mut rng = Rng::new(seed);
-        self.lock_state().crash(Some(&mut rng));
+        self.crash_with(&mut |_| rng.coin());
     }
 
     /// Loses power, and everything that was not synced with it.
     pub fn crash_losing_all_unsynced(&self) {
-        self.lock_state().crash(None);
+        self.crash_with(&mut |_| false);
     }
 
-    /// Ends the processes that use the disk, as a kill would: open files and locks are gone, whatever was written can
-    /// be read, and what was not synced is not durable. After [`MemDisk::power_off_at`] that operation is the one in
-    /// whose middle the process was.
-    pub fn kill(&self) {
-        self.lock_state().kill();
+    /// Loses power as [`MemDisk::crash`] does. `survives` is asked, in the order in which files were made and changes
+    /// came, for each change that was not synced, and would change what is durable by then.
+    pub fn crash_choosing(&self, survives: &mut dyn FnMut() -> bool) {
+        self.crash_with(&mut |matters| matters && survives());
     }
 
-    /// Fails the `n`th operation of that kind from now (1 is the next) with an OS error number.
-    pub fn fail_nth(&self, op: Op, n: u64, errno: i32) {
-        assert!(n > 0, "1 is the next operation");
-        self.lock_state().faults.push((op, n, errno));
-    }
-
-    /// Forgets the faults, and the power-off, that have not happened yet.
-    pub fn clear_faults(&self) {
-        let mut state = self.lock_state();
-        state.faults.clear();
-        state.power_off_at = None;
-    }
-
-    /// Takes the power away in the middle of the `n`th changing operation from now (1 is the next).
-    pub fn power_off_at(&self, n: u64) {
-        assert!(n > 0, "1 is the next operation");
-        let mut state = self.lock_state();
-        state.power_off_at = Some(state.operations + n);
+    fn crash_with(&self, lands: &mut dyn FnMut(bool) -> bool) {
+        self.lock_state().crash(lands);
+        self.shared.released.notify_all();
     }
 
     /// Whether the power is off: every operation fails until [`MemDisk::crash`].
@@ -121,11 +135,6 @@ impl MemDisk {
         self.lock_state().operations
     }
 
-    /// Limits the bytes that all files together may have; what goes beyond fails with `ENOSPC`.
-    pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.lock_state().capacity = bytes;
-    }
-
     /// How many operations have failed with that error number, because they were told to or found no room.
     pub fn failures(&self, errno: i32) -> u64 {
         self.lock_state().failures.get(&errno).copied().unwrap_or(0)
@@ -134,11 +143,6 @@ impl MemDisk {
     /// Bytes that all files have together.
     pub fn used(&self) -> u64 {
         self.lock_state().used()
-    }
-
-    /// Seeds the choices made by faults (which sectors of a failed write or sync landed).
-    pub fn seed_faults(&self, seed: u64) {
-        self.lock_state().rng = Rng::new(seed);
     }
 
     /// A file's bytes as a reader would see them.
@@ -165,7 +169,20 @@ impl MemDisk {
 
     fn lock_state(&self) -> MutexGuard<'_, State> {
         // A panic of another thread leaves the state as whole as any operation does.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sync_names<'a>(&'a self, state: MutexGuard<'a, State>, dir: Ino) -> io::Result<MutexGuard<'a, State>> {
+        let mut state = self.pause(state, Op::SyncDir);
+        let power = state.begin(Op::SyncDir)?;
+        State::end(power)?;
+        state.dir(dir)?.sync();
+        Ok(state)
+    }
+
+    /// The disk, at the beginning of an operation: waits if it stalls.
+    fn enter(&self, op: Op) -> MutexGuard<'_, State> {
+        self.pause(self.lock_state(), op)
     }
 }
 
@@ -173,25 +190,32 @@ impl Vfs for MemDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.lock_state();
         let mut ino = ROOT;
+        // The parent of the last directory that exists, until that one is synced.
+        let mut parent = None;
         for name in names_in(dir)? {
-            ino = match state.dir(ino)?.get(name) {
-                Some(found) => found,
-                None => {
-                    let power = state.begin(Op::Create)?;
-                    let made = state.add(ino, name, Node::Dir(Names::default()))?;
-                    State::end(power)?;
-                    let power = state.begin(Op::SyncDir)?;
-                    State::end(power)?;
-                    state.dir(ino)?.sync();
-                    made
-                }
-            };
+            if let Some(found) = state.dir(ino)?.get(name) {
+                parent = Some(ino);
+                ino = found;
+                continue;
+            }
+            if let Some(parent) = parent.take() {
+                state = self.sync_names(state, parent)?;
+            }
+            state = self.pause(state, Op::Create);
+            let power = state.begin(Op::Create)?;
+            let made = state.add(ino, name, Node::Dir(Names::default()))?;
+            State::end(power)?;
+            state = self.sync_names(state, ino)?;
+            ino = made;
+        }
+        if let Some(parent) = parent {
+            state = self.sync_names(state, parent)?;
         }
         state.dir(ino).map(|_| ())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let mut state = self.lock_state();
+        let mut state = self.enter(Op::Read);
         state.begin(Op::Read)?;
         let ino = state.find(dir)?;
         Ok(state.dir(ino)?.list())
@@ -199,6 +223,10 @@ impl Vfs for MemDisk {
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn File>> {
         let mut state = self.lock_state();
+        if matches!(mode, OpenMode::CreateNew | OpenMode::Truncate) {
+            let there = state.find(path).is_ok();
+            state = self.pause(state, if there { Op::SetLen } else { Op::Create });
+        }
         if state.off {
             return Err(no_power());
         }
@@ -236,7 +264,7 @@ impl Vfs for MemDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.lock_state();
+        let mut state = self.enter(Op::Rename);
         let ino = state.find(from)?;
         let (from_parent, from_name) = parent_and_name(from)?;
         let (to_parent, to_name) = parent_and_name(to)?;
@@ -257,7 +285,7 @@ impl Vfs for MemDisk {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.lock_state();
+        let mut state = self.enter(Op::Remove);
         let ino = state.find(path)?;
         state.file(ino)?;
         let (parent, name) = parent_and_name(path)?;
@@ -268,7 +296,7 @@ impl Vfs for MemDisk {
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.lock_state();
+        let mut state = self.enter(Op::Remove);
         let ino = state.find(path)?;
         let (parent, name) = parent_and_name(path)?;
         let dir = state.find(parent)?;
@@ -281,15 +309,13 @@ impl Vfs for MemDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.lock_state();
         let ino = state.find(dir)?;
-        let power = state.begin(Op::SyncDir)?;
-        State::end(power)?;
-        state.dir(ino)?.sync();
+        let mut state = self.sync_names(state, ino)?;
         state.collect();
         Ok(())
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        let mut state = self.lock_state();
+        let mut state = self.enter(Op::Read);
         state.begin(Op::Read)?;
         match state.find(path) {
             Ok(_) => Ok(true),
@@ -313,5 +339,7 @@ impl Vfs for MemDisk {
     }
 }
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

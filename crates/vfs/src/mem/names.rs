@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::rng::Rng;
-
 /// Names a file or directory for as long as the disk lives.
 pub(super) type Ino = u64;
 
@@ -41,6 +39,15 @@ fn apply(names: &mut BTreeMap<String, Ino>, change: &Change) {
             }
             names.insert(to.clone(), *ino);
         }
+    }
+}
+
+/// Whether [`apply`] would change anything.
+fn matters(names: &BTreeMap<String, Ino>, change: &Change) -> bool {
+    match change {
+        Change::Put { name, ino } => names.get(name) != Some(ino),
+        Change::Remove { name, ino } => names.get(name) == Some(ino),
+        Change::Rename { from, to, ino } => names.get(from) == Some(ino) || names.get(to) != Some(ino),
     }
 }
 
@@ -91,16 +98,13 @@ impl Names {
         }
     }
 
-    /// Power is lost. Without a generator nothing that is pending survives.
-    pub(super) fn crash(&mut self, rng: Option<&mut Rng>) {
-        if let Some(rng) = rng {
-            for change in self.pending.drain(..) {
-                if rng.coin() {
-                    apply(&mut self.durable, &change);
-                }
+    /// Power is lost. `lands` is asked for each change, and told whether it would change anything.
+    pub(super) fn crash(&mut self, lands: &mut dyn FnMut(bool) -> bool) {
+        for change in self.pending.drain(..) {
+            if lands(matters(&self.durable, &change)) {
+                apply(&mut self.durable, &change);
             }
         }
-        self.pending.clear();
         self.current.clone_from(&self.durable);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Component, Path};
+use std::time::Duration;
 
 use super::content::Content;
 use super::names::{Ino, Names};
@@ -15,7 +16,7 @@ pub(super) const EISDIR: i32 = 21;
 pub(super) const EINVAL: i32 = 22;
 pub(super) const ENOTEMPTY: i32 = 39;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Node {
     Dir(Names),
     File(Content),
@@ -34,11 +35,40 @@ pub(super) struct State {
     pub(super) operations: u64,
     pub(super) power_off_at: Option<u64>,
     pub(super) off: bool,
-    pub(super) faults: Vec<(Op, u64, i32)>,
+    pub(super) faults: Vec<Fault>,
     /// Operations that failed, by error number.
     pub(super) failures: BTreeMap<i32, u64>,
     pub(super) capacity: Option<u64>,
     pub(super) rng: Rng,
+    /// Operations that will stall: which, and how many of them come before.
+    pub(super) stalls: Vec<(Op, u64)>,
+    /// How many operations stall now.
+    pub(super) stalled: usize,
+    /// Counts releases: what stalled before the last one goes on.
+    pub(super) releases: u64,
+    /// Operations that will take long, and how long, in virtual time.
+    pub(super) delays: Vec<(Op, u64, Duration)>,
+    /// Virtual time that operations took, and nobody has taken note of.
+    pub(super) delayed: Duration,
+}
+
+/// An operation that will fail.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) op: Op,
+    /// How many operations of that kind are left, it included.
+    pub(super) left: u64,
+    pub(super) errno: i32,
+    /// Of a write: the bytes that land. Drawn if not given.
+    pub(super) lands: Option<u64>,
+}
+
+/// Counts an operation down, and says whether it is the one.
+fn is_due(op: Op, which: Op, left: &mut u64) -> bool {
+    if op == which {
+        *left -= 1;
+    }
+    *left == 0
 }
 
 impl Default for State {
@@ -56,6 +86,11 @@ impl Default for State {
             failures: BTreeMap::new(),
             capacity: None,
             rng: Rng::new(0),
+            stalls: Vec::new(),
+            stalled: 0,
+            releases: 0,
+            delays: Vec::new(),
+            delayed: Duration::ZERO,
         }
     }
 }
@@ -94,9 +129,21 @@ pub(super) fn parent_and_name(path: &Path) -> io::Result<(&Path, &str)> {
 }
 
 impl State {
+    /// Whether the operation that is about to begin stalls.
+    pub(super) fn stalls(&mut self, op: Op) -> bool {
+        let before = self.stalls.len();
+        self.stalls.retain_mut(|(which, left)| !is_due(op, *which, left));
+        self.stalls.len() < before
+    }
+
     pub(super) fn begin(&mut self, op: Op) -> io::Result<Power> {
+        self.begin_write(op).map_err(|(error, _)| error)
+    }
+
+    /// As [`State::begin`]; an error comes with the number of bytes that a failing write lands, if that was asked for.
+    pub(super) fn begin_write(&mut self, op: Op) -> Result<Power, (io::Error, Option<u64>)> {
         if self.off {
-            return Err(no_power());
+            return Err((no_power(), None));
         }
         let mut power = Power::On;
         if op != Op::Read {
@@ -106,18 +153,24 @@ impl State {
                 power = Power::Fails;
             }
         }
-        let mut failed = None;
-        self.faults.retain_mut(|(which, left, errno)| {
-            if *which == op {
-                *left -= 1;
-                if *left == 0 {
-                    failed = Some(*errno);
-                }
+        let delayed = &mut self.delayed;
+        self.delays.retain_mut(|(which, left, long)| {
+            let due = is_due(op, *which, left);
+            if due {
+                *delayed += *long;
             }
-            *left > 0
+            !due
+        });
+        let mut failed = None;
+        self.faults.retain_mut(|fault| {
+            let due = is_due(op, fault.op, &mut fault.left);
+            if due {
+                failed = Some((fault.errno, fault.lands));
+            }
+            !due
         });
         match failed {
-            Some(errno) if power == Power::On => Err(self.fail(errno)),
+            Some((errno, lands)) if power == Power::On => Err((self.fail(errno), lands)),
             _ => Ok(power),
         }
     }
@@ -131,24 +184,48 @@ impl State {
         if power == Power::On { Ok(()) } else { Err(no_power()) }
     }
 
-    pub(super) fn crash(&mut self, mut rng: Option<&mut Rng>) {
+    /// Power is lost; `lands` decides as in [`Content::crash`].
+    pub(super) fn crash(&mut self, lands: &mut dyn FnMut(bool) -> bool) {
         for node in self.nodes.values_mut() {
             match node {
-                Node::Dir(names) => names.crash(rng.as_deref_mut()),
-                Node::File(content) => content.crash(rng.as_deref_mut()),
+                Node::Dir(names) => names.crash(lands),
+                Node::File(content) => content.crash(lands),
             }
         }
-        self.kill();
+        self.forget_processes();
+        self.collect();
     }
 
-    pub(super) fn kill(&mut self) {
+    /// Ends whoever has files open, and drops the faults that were planned for them.
+    pub(super) fn forget_processes(&mut self) {
         self.generation += 1;
         self.handles.clear();
         self.locks.clear();
-        self.faults.clear();
-        self.power_off_at = None;
+        self.clear_faults();
         self.off = false;
-        self.collect();
+        self.releases += 1;
+    }
+
+    pub(super) fn clear_faults(&mut self) {
+        self.faults.clear();
+        self.stalls.clear();
+        self.delays.clear();
+        self.power_off_at = None;
+    }
+
+    /// The same files, for nobody yet.
+    pub(super) fn fork(&self) -> State {
+        let mut fork = State {
+            nodes: self.nodes.clone(),
+            next: self.next,
+            operations: self.operations,
+            failures: self.failures.clone(),
+            capacity: self.capacity,
+            rng: self.rng.clone(),
+            ..State::default()
+        };
+        fork.collect();
+        fork
     }
 
     /// Forgets what has no name and no handle, now and after any crash.

@@ -86,6 +86,21 @@ fn a_removed_name_may_come_back() {
 }
 
 #[test]
+fn a_directory_that_a_killed_process_made_is_durable_once_another_has_asked_for_it() {
+    for deep in ["/a", "/a/b", "/a/b/c"] {
+        for step in 1..=6 {
+            let disk = MemDisk::new();
+            disk.power_off_at(step);
+            let first = disk.create_dir_all(Path::new(deep));
+            let next = disk.fork();
+            next.create_dir_all(Path::new(deep)).unwrap();
+            next.crash_losing_all_unsynced();
+            assert!(next.exists(Path::new(deep)).unwrap(), "{deep}, {step}: {first:?}");
+        }
+    }
+}
+
+#[test]
 fn a_directory_moves_with_what_is_in_it() {
     let disk = MemDisk::new();
     disk.create_dir_all(Path::new("/x/wal.tmp")).unwrap();
@@ -141,25 +156,6 @@ fn a_full_disk_refuses_the_byte_beyond() {
     assert!(file.set_len(1001).is_err());
     file.write_all_at(&[2; 1000], 0).unwrap();
     assert_eq!((disk.failures(MemDisk::ENOSPC), disk.failures(MemDisk::EIO)), (2, 0));
-}
-
-#[test]
-fn a_kill_ends_handles_and_loses_nothing_before_the_power_goes() {
-    let disk = MemDisk::new();
-    let mut file = synced(&disk, "f", &[0; SECTOR]);
-    let held = disk.lock(Path::new("lock")).unwrap();
-    disk.power_off_at(2);
-    file.write_all_at(&[1; SECTOR], 0).unwrap();
-    assert!(file.sync_data().is_err());
-    disk.kill();
-    assert!(!disk.is_off());
-    assert!(file.read_at(&mut [0], 0).is_err(), "the handle went with its process");
-    drop(disk.lock(Path::new("lock")).unwrap());
-    drop(held);
-    assert_eq!(disk.read_file(Path::new("f")).unwrap(), [1; SECTOR], "it was written");
-    assert_ne!(disk.pending(Path::new("f")).unwrap(), 0, "and not synced");
-    disk.crash_losing_all_unsynced();
-    assert_eq!(disk.read_file(Path::new("f")).unwrap(), [0; SECTOR]);
 }
 
 #[test]
