@@ -140,18 +140,30 @@ fn many(seeds: Range<u64>, args: &Args) -> ExitCode {
     let begun = Instant::now();
     let sum = run(seeds, args.jobs, &settings, false, |seed, outcome| {
         let failure = outcome.failure.as_deref().unwrap_or_default();
-        println!("seed {seed}: {failure}\n  {}", command(seed, args.mutation, settings.plan.as_ref()));
+        println!("FAILED seed {seed}: {failure}\n  {}", command(seed, args.mutation, settings.plan.as_ref()));
     });
     print_sum(&sum);
-    let seconds = begun.elapsed().as_secs_f64();
-    println!("{} seeds in {seconds:.1} s, {} failed; hash {:016x}", sum.seeds, sum.failed.len(), sum.hash);
     let verdict = sum.verdict();
-    if let Err(failure) = &verdict {
+    if let (Err(failure), true) = (&verdict, sum.failed.is_empty()) {
         println!("FAILED: {failure}");
     }
     if let Some(seed) = sum.failed.keys().next().filter(|_| args.minimise) {
         shrink(*seed, &settings, &simulate(*seed, &settings));
     }
+    // The figures come last: the summary of a night's run is made of this line.
+    let count = |what| sum.counts.get(what).copied().unwrap_or(0);
+    println!(
+        "{} seeds in {:.1} s, {} failed: {} faults, {} entries committed, {} writes acknowledged, {} virtual seconds; \
+         hash {:016x}",
+        sum.seeds,
+        begun.elapsed().as_secs_f64(),
+        sum.failed.len(),
+        sum.faults.values().map(|(_, _, times)| times).sum::<u64>(),
+        count("entries committed"),
+        count("writes acknowledged"),
+        count("virtual seconds"),
+        sum.hash
+    );
     if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -166,10 +178,16 @@ fn print_sum(sum: &Sum) {
 }
 
 fn command(seed: u64, bug: Option<Bug>, plan: Option<&Plan>) -> String {
-    let features = bug.map(|_| " --features mutations").unwrap_or_default();
+    let simulator = simulator(bug.is_some());
     let bug = bug.map(|bug| format!(" --mutation {bug}")).unwrap_or_default();
     let plan = plan.map(|plan| format!(" --plan '{plan}'")).unwrap_or_default();
-    format!("cargo run --release -p kvd-sim{features} -- --seed {seed}{bug}{plan}")
+    format!("{simulator} --seed {seed}{bug}{plan}")
+}
+
+/// How the simulator is run.
+fn simulator(planted: bool) -> String {
+    let features = if planted { " --features mutations" } else { "" };
+    format!("cargo run --release -p kvd-sim{features} --")
 }
 
 fn open_gate(seeds: u64, jobs: u64, only: &[Bug]) -> ExitCode {
@@ -186,10 +204,11 @@ fn open_gate(seeds: u64, jobs: u64, only: &[Bug]) -> ExitCode {
             Some((seed, _)) => println!("{bug:<26} {seed:>5} {:>6.1}  {}", caught.seconds, caught.property()),
             None => {
                 println!("{bug:<26} {:>5} {:>6.1}  SURVIVED {seeds} seeds", "-", caught.seconds);
+                println!("FAILED: {bug} is not caught\n  {} gate --only {bug}", simulator(true));
                 survivors.push(bug.to_string());
             }
         }
     }
-    println!("{} bugs planted, {} not caught", bugs.len(), survivors.len());
+    println!("{} bugs planted, {} not caught within {seeds} seeds", bugs.len(), survivors.len());
     if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -28,8 +28,8 @@ impl World {
         *self.tried.entry(fault).or_default() += 1;
         let begun = self.bring_about(fault);
         // Early enough for all of the plan.
-        let left = untried.len() as u64 + 1;
-        let calm = self.plan.calm.min(self.plan.duration.saturating_sub(self.now) / left).max(20 * MS);
+        let time = self.plan.duration.saturating_sub(self.now) / (untried.len() as u64 + 1);
+        let calm = if untried.is_empty() { self.plan.calm } else { self.plan.calm.min(time).max(20 * MS) };
         let next = if begun { self.rng.within(calm / 4..calm) } else { 20 * MS };
         self.at(self.now + next, Event::Nemesis);
     }

@@ -87,7 +87,7 @@ impl World {
 
     /// Somebody looks after a member that refused to start.
     pub(crate) fn repair(&mut self, m: usize) {
-        if !self.members[m].refused {
+        if !self.members[m].refused || !self.members[m].counts() {
             return;
         }
         let id = self.members[m].id;

@@ -100,3 +100,19 @@ pub fn run(
     });
     sum.into_inner().unwrap_or_else(|e| e.into_inner())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_was_planned_often_and_never_happened_fails_the_run() {
+        for (planned, times, fails) in
+            [(ENOUGH - 1, 0, false), (ENOUGH, 0, true), (ENOUGH + 1, 0, true), (ENOUGH, 1, false)]
+        {
+            let faults = BTreeMap::from([(Fault::Kill, (planned, times, times))]);
+            let sum = Sum { faults, ..Sum::default() };
+            assert_eq!(sum.verdict().is_err(), fails, "{planned} {times}");
+        }
+    }
+}

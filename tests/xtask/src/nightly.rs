@@ -23,7 +23,8 @@ pub(crate) struct Long {
 #[rustfmt::skip]
 pub(crate) const LONG: &[Long] = &[
     Long { name: "crash-images", command: "cargo run --locked --release -q -p kvd-crash-images -- --seed {seed} --samples 2000 -j 2" },
-    Long { name: "simulator", command: "cargo run --locked --release -q -p kvd-sim -- --seeds {from}..{to} -j 2" },
+    Long { name: "simulator", command: "cargo run --locked --release -q -p kvd-sim --features mutations -- --seeds {from}..{to} -j 2" },
+    Long { name: "mutations", command: "cargo run --locked --release -q -p kvd-sim --features mutations -- gate --seeds 2000 -j 2" },
     // Fuzzing, and real processes under chaos, go here.
 ];
 
