@@ -41,12 +41,10 @@ impl<S: StateMachine> Core<S> {
         let leader = self.raw.raft.leader_id;
         if self.is_leader() {
             self.lead_changes();
-        } else if !self.changes.is_empty() {
-            if leader != raft::INVALID_ID {
-                self.changes.does_not_lead();
-                for ask in self.changes.questions(leader, self.now) {
-                    out.ask(ask);
-                }
+        } else if !self.changes.is_empty() && leader != raft::INVALID_ID {
+            self.changes.does_not_lead();
+            for ask in self.changes.questions(leader, self.now) {
+                out.ask(ask);
             }
         }
     }

@@ -361,10 +361,7 @@ impl World {
             }
             self.bring_back(m);
             let member = &mut self.members[m];
-            if member.stage == Stage::Out {
-                // What it still has to say does not matter.
-                self.end_process(m);
-            } else if member.stage == Stage::In && member.running.is_none() {
+            if member.stage == Stage::In && member.running.is_none() {
                 let life = member.life;
                 self.at(self.now + MS, Event::Start { member: m, life });
             }
@@ -379,6 +376,12 @@ impl World {
                 "liveness: no agreement {CONVERGENCE} us after everything was healed: {state:?}"
             ));
             return;
+        }
+        for m in 0..self.members.len() {
+            if self.members[m].stage == Stage::Out {
+                // What it still has to say does not matter, nor who waits there.
+                self.end_process(m);
+            }
         }
         if self.agreed() && self.clients.farewell_done() {
             self.tell(0, format_args!("the cluster agrees"));
