@@ -49,7 +49,7 @@ impl Plan {
     /// The plan of a seed.
     pub fn draw(rng: &mut Rng) -> Self {
         let members = rng.pick(&[3, 3, 3, 3, 3, 3, 5, 5, 1]);
-        let lease_reads = u64::from(members > 1 && rng.permille(100));
+        let lease_reads = u64::from(members > 1 && rng.permille(200));
         let snapshot_bytes = rng.pick(&[600, 2000, 8000, 64 << 20]);
         let mut plan = Self {
             members,

@@ -6,6 +6,7 @@
 //! This is what "acknowledged" rests on: a client is told only of what was committed, so what a client was told is on a
 //! majority of disks.
 
+use std::collections::btree_map::Entry::Vacant;
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft::StateRole;
@@ -50,7 +51,7 @@ impl Quorum {
         }
         let (term, commit) = (raft.raft.term, raft.raft.raft_log.committed);
         let conf = raft.raft.prs().conf().to_conf_state();
-        if !self.acted.contains_key(&term) {
+        if let Vacant(vacant) = self.acted.entry(term) {
             let voted = disks.iter().filter(|(_, disk)| disk.voted_for(term) == Some(member));
             let mut voted: BTreeSet<u64> = voted.map(|(id, _)| *id).collect();
             // A sole voter's vote may be on its way to the disk; nobody hears of the term before it is there.
@@ -61,7 +62,7 @@ impl Quorum {
                     conf.voters, conf.voters_outgoing
                 ));
             }
-            self.acted.insert(term, (conf.clone(), voted));
+            vacant.insert((conf.clone(), voted));
         }
         let seen = self.seen.insert(member, (term, commit, conf.clone()));
         // What it knew as committed when it was elected others have committed.
