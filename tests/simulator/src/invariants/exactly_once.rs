@@ -31,8 +31,10 @@ pub struct ExactlyOnce {
 impl ExactlyOnce {
     /// An entry is written to somebody's log.
     pub fn entry(&mut self, entry: &Entry) {
+        let known = entry.index <= self.committed || self.batches.contains_key(&(entry.index, entry.term));
         if entry.get_entry_type() == EntryType::EntryNormal
             && !entry.data.is_empty()
+            && !known
             && let Ok(batch) = Batch::decode(entry.data.clone())
         {
             self.batches.insert((entry.index, entry.term), batch);

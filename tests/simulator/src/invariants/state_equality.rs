@@ -16,19 +16,22 @@ pub struct StateEquality {
     states: BTreeMap<u64, (u64, u64)>,
 }
 
+/// Adds bytes to a hash, eight at a time: this is done for every entry at every member.
+pub(super) fn add(mut hash: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+    // An end, so that what follows is not taken for more of it.
+    rest.iter()
+        .chain([&0xff])
+        .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// A hash over all that is replicated.
 pub fn hash(store: &Store, node: &NodeState) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    // Eight bytes at a time: this is done for every entry at every member.
-    let mut add = |bytes: &[u8]| {
-        let (words, rest) = bytes.as_chunks::<8>();
-        for word in words {
-            hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-        }
-        for byte in rest.iter().chain([&0xff]) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
+    let mut add = |bytes: &[u8]| hash = add(hash, bytes);
     add(&node.encode_to_vec());
     add(&store.revision().to_le_bytes());
     for (key, record) in store.iter() {
