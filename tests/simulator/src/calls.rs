@@ -25,7 +25,7 @@ impl World {
     pub(crate) fn call(&mut self, m: usize, ask: Ask) {
         let from = (m, self.members[m].life);
         let at = self.now + self.delay();
-        self.at(at, Event::Called { from, ask });
+        self.at(at, Event::Called { from, ask: Box::new(ask) });
     }
 
     /// A call arrives, if there is somebody.
@@ -48,7 +48,7 @@ impl World {
 
     fn answer_call(&mut self, from: Process, number: u64, answer: Result<Bytes, CallError>) {
         let late = if answer.is_ok() { self.delay() } else { self.rng.within(MS..SECOND) };
-        self.at(self.now + late, Event::CallEnds { from, number, answer });
+        self.at(self.now + late, Event::CallEnds { from, number, answer: Box::new(answer) });
     }
 
     /// An answer arrives, or word that there is none.

@@ -273,7 +273,7 @@ impl World {
         }
         let at = self.now + 5 * self.delay() + self.rng.within(0..300 * MS);
         let from_life = self.members[m].life;
-        self.at(at, Event::Transfer(Transfer { from, from_life, to, message, body }));
+        self.at(at, Event::Transfer(Box::new(Transfer { from, from_life, to, message, body })));
     }
 
     /// A snapshot has come through, or not.

@@ -30,7 +30,7 @@ const CONVERGENCE: Micros = 60 * SECOND;
 const MOST_EVENTS: u64 = 8_000_000;
 
 /// Something that happens at a moment. `life` tells one process of a member from the next: an event of a process that
-/// is gone does not happen.
+/// is gone does not happen. What is large is boxed, for the queue moves its events about.
 pub(crate) enum Event {
     /// A member's loop takes a turn.
     Turn { member: usize, life: u64 },
@@ -45,7 +45,7 @@ pub(crate) enum Event {
     /// A message arrives.
     Arrive(Packet),
     /// A snapshot has been transferred.
-    Transfer(Transfer),
+    Transfer(Box<Transfer>),
     /// A member's transport reports that a message was lost.
     Unreachable { member: usize, life: u64, to: u64 },
     /// A member's transport reports the fate of a snapshot.
@@ -57,9 +57,9 @@ pub(crate) enum Event {
     /// Somebody looks after a member that refused to start.
     Repair { member: usize },
     /// A member's call arrives at another.
-    Called { from: (usize, u64), ask: Ask },
+    Called { from: (usize, u64), ask: Box<Ask> },
     /// A call has ended, for the member that made it.
-    CallEnds { from: (usize, u64), number: u64, answer: Result<Bytes, CallError> },
+    CallEnds { from: (usize, u64), number: u64, answer: Box<Result<Bytes, CallError>> },
     /// The operator goes on.
     Operate { task: u64 },
     /// A member starts.
@@ -254,11 +254,11 @@ impl World {
             }
             Event::Room { member } => self.make_room(member),
             Event::Repair { member } => self.repair(member),
-            Event::Called { from, ask } => self.called(from, ask),
-            Event::CallEnds { from, number, answer } => self.call_ends(from, number, answer),
+            Event::Called { from, ask } => self.called(from, *ask),
+            Event::CallEnds { from, number, answer } => self.call_ends(from, number, *answer),
             Event::Operate { task } => self.operate(task),
             Event::Arrive(packet) => self.arrive(packet),
-            Event::Transfer(transfer) => self.transfer(transfer),
+            Event::Transfer(transfer) => self.transfer(*transfer),
             Event::Start { member, life } => {
                 let state = &self.members[member];
                 if state.life == life && state.running.is_none() && !state.refused {
