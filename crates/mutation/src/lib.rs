@@ -95,6 +95,8 @@ bugs! {
     DedupeIgnored: "a proposal that was sent again is applied twice",
     /// The count of a member's starts is not durable, so request ids come back.
     BootNotSynced: "request ids used twice",
+    /// The check beside the count of a member's starts is not looked at.
+    BootUnchecked: "kvd itself: a flipped bit brought request ids back",
     /// A proposal that was lost with its leader is not sent again.
     ProposalLost: "silent proposal loss: forwarded, and the leader changed",
 

@@ -40,17 +40,18 @@ impl World {
         let end = self.rng.pick(&[End::Kill, End::PowerLoss]);
         self.end_abruptly(m, end);
         let files = files(&self.members[m].disk);
-        if files.is_empty() {
-            return false;
-        }
         let file = files[self.rng.index(files.len())].clone();
+        // It may have lost its name in the power loss.
         let Ok(before) = self.members[m].disk.read_file(&file) else { return false };
         // Behind the end of what was written there are only zeros, whose rot means nothing.
         let used = before.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if used == 0 {
             return false;
         }
-        let (at, bit) = (self.rng.index(used), self.rng.within(0..8));
+        // The number of starts is a byte or two, and matters more than what stands behind it.
+        let number = before.iter().position(|byte| *byte == b' ').filter(|_| file.ends_with("boot"));
+        let part = number.filter(|_| self.rng.permille(700)).unwrap_or(used);
+        let (at, bit) = (self.rng.index(part), self.rng.within(0..8));
         let mut after = before.clone();
         after[at] ^= 1 << bit;
         let id = self.members[m].id;
@@ -73,7 +74,8 @@ impl World {
         if !last_snapshot && !text.contains(&*rotten.file.to_string_lossy()) {
             return false;
         }
-        if !last_snapshot && !text.contains("offset") {
+        let short = rotten.file.ends_with("boot");
+        if !last_snapshot && !short && !text.contains("offset") {
             self.fail(format!("member {id} refuses damage without saying where it is: {text}"));
             return true;
         }
@@ -135,9 +137,9 @@ impl World {
     }
 }
 
-/// The log's segments and the snapshots of a member.
+/// The log's segments and the snapshots of a member, and the count of its starts.
 fn files(disk: &MemDisk) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+    let mut files = vec![Path::new(DIR).join("boot")];
     for (dir, suffix) in [("wal", ".wal"), ("snap", ".snap")] {
         let dir = Path::new(DIR).join(dir);
         let names = disk.list(&dir).unwrap_or_default();
