@@ -10,13 +10,14 @@ use serde_json::Value;
 
 /// Every package of the workspace with those of the workspace that it may depend on, lowest first.
 const MAY_USE: &[(&str, &[&str])] = &[
+    ("kvd-mutation", &[]),
     ("kvd-vfs", &[]),
     ("kvd-raftpb", &[]),
-    ("kvd-wal", &["kvd-vfs", "kvd-raftpb"]),
-    ("kvd-snap", &["kvd-vfs", "kvd-raftpb"]),
+    ("kvd-wal", &["kvd-mutation", "kvd-vfs", "kvd-raftpb"]),
+    ("kvd-snap", &["kvd-mutation", "kvd-vfs", "kvd-raftpb"]),
     ("kvd-transport", &["kvd-raftpb"]),
-    ("kvd-node", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap"]),
-    ("kvd-kvstore", &["kvd-raftpb", "kvd-node"]),
+    ("kvd-node", &["kvd-mutation", "kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap"]),
+    ("kvd-kvstore", &["kvd-mutation", "kvd-raftpb", "kvd-node"]),
     ("kvd-http-api", &["kvd-kvstore"]),
     (
         "kvd",
@@ -38,7 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kvd-tests", &[]),
     ("kvd-chaos", &["kvd-linearizability", "kvd-tests", "kvd-vfs"]),
     // Drives the node and everything below it; no transport, no door, no runtime.
-    ("kvd-sim", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
+    ("kvd-sim", &["kvd-mutation", "kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
     // Gives bytes to whatever parses some, wherever it is.
     (
         "kvd-fuzz",
@@ -94,6 +95,10 @@ struct Workspace {
     normal: BTreeMap<String, BTreeSet<String>>,
     /// The same with dev- and build-dependencies, ours only.
     any_kind: BTreeMap<String, BTreeSet<String>>,
+    /// The features of each package: what each turns on.
+    features: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
+    /// The features that each dependency on the planted bugs asks for, by package.
+    planting: BTreeMap<String, BTreeSet<String>>,
     /// For every package id of the graph, the ids of its resolved normal dependencies.
     resolved: BTreeMap<String, BTreeSet<String>>,
     names: BTreeMap<String, String>,
@@ -126,12 +131,20 @@ impl Workspace {
 
         let mut normal = BTreeMap::new();
         let mut any_kind = BTreeMap::new();
+        let (mut features, mut planting) = (BTreeMap::new(), BTreeMap::new());
         for package in packages.iter().filter(|p| ours.contains(p["name"].as_str().unwrap())) {
             let dependencies = package["dependencies"].as_array().unwrap();
             let of_normal = dependencies.iter().filter(|d| d["kind"].is_null()).map(name_of).collect();
             normal.insert(name_of(package), of_normal);
             let of_ours = dependencies.iter().map(name_of).filter(|d| ours.contains(d)).collect();
             any_kind.insert(name_of(package), of_ours);
+            let turned_on = package["features"].as_object().unwrap().iter();
+            let turned_on =
+                turned_on.map(|(name, on)| (name.clone(), strings(on).map(str::to_owned).collect()));
+            features.insert(name_of(package), turned_on.collect());
+            let planted = dependencies.iter().filter(|d| d["name"] == "kvd-mutation");
+            let asked = planted.flat_map(|d| strings(&d["features"])).map(str::to_owned).collect();
+            planting.insert(name_of(package), asked);
         }
 
         let mut resolved = BTreeMap::new();
@@ -145,7 +158,7 @@ impl Workspace {
             );
         }
         let names = packages.iter().map(|p| (p["id"].as_str().unwrap().to_owned(), name_of(p))).collect();
-        Workspace { normal, any_kind, resolved, names }
+        Workspace { normal, any_kind, features, planting, resolved, names }
     }
 
     /// Every package that `name` reaches through normal dependencies, with one path to it.
@@ -222,6 +235,20 @@ fn the_core_reaches_no_runtime_and_no_network() {
             }
         }
     }
+}
+
+#[test]
+fn no_package_plants_bugs_unless_it_is_asked_to() {
+    let workspace = Workspace::read();
+    for (name, features) in &workspace.features {
+        for (feature, on) in features.iter().filter(|(_, on)| on.contains("kvd-mutation/planted")) {
+            assert_eq!((name.as_str(), feature.as_str()), ("kvd-sim", "mutations"), "{on:?}");
+        }
+        assert!(!features.contains_key("default"), "{name}: what a build without flags has must be plain");
+        assert_eq!(workspace.planting[name], BTreeSet::new(), "{name} plants bugs in every build");
+    }
+    assert!(workspace.features["kvd-sim"].contains_key("mutations"), "left behind by a change of names");
+    assert!(workspace.features["kvd-mutation"].contains_key("planted"), "left behind by a change of names");
 }
 
 #[test]

@@ -28,6 +28,7 @@
 use std::io::{self, Read, Write};
 
 use bytes::Bytes;
+use kvd_mutation::{Bug, planted};
 
 use crate::command::{FORMAT_KEY_BYTES, FORMAT_VALUE_BYTES};
 use crate::store::{FIRST_REVISION, Record, Store};
@@ -160,6 +161,7 @@ pub fn read(reader: &mut dyn Read) -> Result<Store, Error> {
         }
         let value = input.bytes(value_bytes)?;
         last = Some(key.clone());
+        let version = if planted(Bug::RestoredVersionLost) { 1 } else { version };
         store.insert_restored(key, Record { value, create_revision, mod_revision, version });
     }
     input.end()?;

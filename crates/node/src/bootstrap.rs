@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! DIR/lock     held by the process that runs the member
-//! DIR/boot     how often the member was started (decimal), renamed into place before each start
+//! DIR/boot     how often the member was started (decimal) and a check over that (16 hex digits), renamed into place before
+//!              each start. Request ids are made of it: a number that rotted to a lower one would bring old ones back
 //! DIR/snap/    snapshots
 //! DIR/wal/     the log; its metadata record says whose directory this is
 //! ```
@@ -15,10 +16,10 @@
 //! the cluster before they ever speak, and a joiner cannot miss it. A *joiner* creates an empty log; the leader gives
 //! it everything else.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use kvd_mutation::{Bug, planted};
 use kvd_raftpb::node::{Identity, Member, Membership};
 use kvd_snap::Snapshotter;
 use kvd_vfs::{Disk, Lock, OpenMode, failpoint};
@@ -157,23 +158,24 @@ impl Home {
         let mut boot = 1;
         if self.disk.exists(&path).map_err(file)? {
             let last = self.disk.open(&path, OpenMode::Read).map_err(file)?;
-            let mut text = [0; 20];
+            let mut text = [0; 64];
             let len = last.read_at(&mut text, 0).map_err(file)?;
-            let last =
-                std::str::from_utf8(&text[..len]).ok().and_then(|text| text.trim_end().parse::<u64>().ok());
-            let last = last.ok_or_else(|| file(std::io::Error::other("not a number; was it edited?")))?;
+            let damaged = "damaged: the number and its check do not fit; bring the file back, or remove this member \
+                           and add it under a new id";
+            let last = decode_boot(&text[..len]).ok_or_else(|| file(std::io::Error::other(damaged)))?;
             boot = last.checked_add(1).ok_or_else(|| file(std::io::Error::other("too large")))?;
         }
-        let mut text = Vec::new();
-        writeln!(text, "{boot}").map_err(file)?;
         let mut new = self.disk.open(&temp, OpenMode::Truncate).map_err(file)?;
-        new.write_all_at(&text, 0).map_err(file)?;
+        new.write_all_at(encode_boot(boot).as_bytes(), 0).map_err(file)?;
         failpoint!("boot-before-sync");
         new.sync_data().map_err(file)?;
         drop(new);
         failpoint!("boot-before-rename");
         self.disk.rename(&temp, &path).map_err(file)?;
         failpoint!("boot-after-rename");
+        if planted(Bug::BootNotSynced) {
+            return Ok(boot);
+        }
         self.disk.sync_dir(&self.dir).map_err(file)?;
         failpoint!("boot-after-sync");
         Ok(boot)
@@ -308,6 +310,18 @@ impl Home {
     }
 }
 
+/// The content of the file `boot`.
+fn encode_boot(boot: u64) -> String {
+    let check = boot.to_le_bytes().into_iter().fold(0xcbf2_9ce4_8422_2325, fnv1a);
+    format!("{boot} {check:016x}\n")
+}
+
+/// The reverse of [`encode_boot`]; `None` if it is not exactly what that makes.
+fn decode_boot(text: &[u8]) -> Option<u64> {
+    let boot = std::str::from_utf8(text).ok()?.split(' ').next()?.parse().ok()?;
+    (text == encode_boot(boot).as_bytes() || planted(Bug::BootUnchecked)).then_some(boot)
+}
+
 pub(crate) fn read_identity(metadata: &[u8]) -> Identity {
     // A log that this crate did not write has no identity of ours; nobody has member id 0, so it is refused as such.
     Identity::decode(metadata).unwrap_or_default()
@@ -316,6 +330,24 @@ pub(crate) fn read_identity(metadata: &[u8]) -> Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_boot_count_is_read_as_written_and_every_flipped_bit_is_seen() {
+        for boot in [1, 9, 10, 4711, u64::MAX] {
+            let mut text = encode_boot(boot).into_bytes();
+            assert!(text.len() < 64, "what is read of the file");
+            assert_eq!(decode_boot(&text), Some(boot));
+            for bit in 0..text.len() * 8 {
+                text[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(decode_boot(&text), None, "{boot}: bit {bit}");
+                text[bit / 8] ^= 1 << (bit % 8);
+            }
+            assert_eq!(decode_boot(&text[..text.len() - 1]), None);
+        }
+        for bad in ["", "1", "1\n", " ", "x 1"] {
+            assert_eq!(decode_boot(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
 
     #[test]
     fn the_cluster_id_depends_on_every_url_and_on_their_order() {

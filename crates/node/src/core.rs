@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvd_raftpb::node::{Batch, Membership};
+use kvd_mutation::{Bug, planted};
+use kvd_raftpb::node::{Batch, Membership, NodeState};
 use kvd_raftpb::{codec, validate};
 use kvd_wal::{Fetch, LogStorage};
 use prost::Message as _;
@@ -274,6 +275,7 @@ impl<S: StateMachine> Core<S> {
         match report {
             Report::Unreachable(id) => self.raw.report_unreachable(id),
             Report::Snapshot { to, received: true } => self.raw.report_snapshot(to, SnapshotStatus::Finish),
+            Report::Snapshot { received: false, .. } if planted(Bug::SnapshotReportLost) => {}
             Report::Snapshot { to, received: false } => self.raw.report_snapshot(to, SnapshotStatus::Failure),
             Report::Removed => self.phase = Phase::Over(Exit::Removed),
         }
@@ -549,9 +551,15 @@ impl<S: StateMachine> Core<S> {
         }
         self.compaction.begin();
         let mut metadata = SnapshotMetadata::default();
-        metadata.index = self.applied;
-        metadata.term = self.raw.store().term(self.applied)?;
+        metadata.index = self.applied - u64::from(planted(Bug::SnapshotNewerThanIndex));
+        metadata.term = self.raw.store().term(metadata.index)?;
         metadata.set_conf_state(self.conf_state.clone());
+        if planted(Bug::SnapshotWithoutConfState) {
+            metadata.clear_conf_state();
+        }
+        if planted(Bug::SnapshotWithOldConfState) {
+            metadata.set_conf_state(self.raw.store().snapshot_metadata().get_conf_state().clone());
+        }
         tracing::info!(term = metadata.term, index = metadata.index, "taking a snapshot");
         let state = self.state.freeze();
         out.save_snapshot(metadata, state);
@@ -608,6 +616,19 @@ impl<S: StateMachine> Core<S> {
     /// raft itself, for whoever checks its properties from outside.
     pub fn raft(&self) -> &RawNode<LogStorage> {
         &self.raw
+    }
+
+    /// Members and sessions as of the applied index, for whoever compares members from outside.
+    pub fn node_state(&self) -> NodeState {
+        NodeState {
+            membership: Some((*self.state.membership).clone()),
+            sessions: self.state.sessions.to_pb(),
+        }
+    }
+
+    /// raft's configuration as of the applied index, for whoever compares members from outside.
+    pub fn conf_state(&self) -> &ConfState {
+        &self.conf_state
     }
 
     /// The hard state that no write has carried yet. Whoever closes the log saves it there first.

@@ -5,8 +5,9 @@
 //! 1. take what has arrived ([`Inbox::take`], with what [`Core::load`] says) and give the core a turn ([`Core::turn`]);
 //! 2. carry out, in order, what the core asked its [`Outside`] for during the turn: later, but each within the rules
 //!    that the trait states; and say so with [`Inbox::done`];
-//! 3. again, when something arrives ([`Inbox::poll_arrival`]) or a tick is due;
-//! 4. at the end [`Core::fail_all`], save [`Core::take_unsaved`] and close the log. Dropping everything is a crash.
+//! 3. show the member to its handles ([`Board::show`]), as of the end of the turn;
+//! 4. again, when something arrives ([`Inbox::poll_arrival`]) or a tick is due;
+//! 5. at the end [`Core::fail_all`], save [`Core::take_unsaved`] and close the log. Dropping everything is a crash.
 
 use kvd_snap::Snapshotter;
 use kvd_vfs::Lock;
@@ -22,7 +23,7 @@ pub use crate::log_threads::read_back;
 pub use crate::proposal::Load;
 pub use crate::ready::Write;
 pub use crate::replicated::{Frozen, Restored};
-pub use crate::run::Attended;
+pub use crate::run::{Attended, Board};
 pub use crate::threads::{discard, load};
 pub use kvd_wal::{Fetch, LogReader, ReadBack};
 
@@ -32,6 +33,8 @@ pub struct Parts<S: StateMachine> {
     pub core: Core<S>,
     /// What the handle and the transport put in, and the answers of the [`Outside`].
     pub inbox: Attended<Restored<S::Restored>>,
+    /// What the handles show.
+    pub shown: Board,
     /// The log, open at its end.
     pub wal: Wal,
     /// Where the snapshots lie.
@@ -46,6 +49,7 @@ impl<S: StateMachine> Node<S> {
         Parts {
             core: self.core,
             inbox: self.inbox,
+            shown: Board(self.shown),
             wal: self.wal,
             snapshotter: self.snapshotter,
             lock: self.lock,

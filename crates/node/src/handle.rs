@@ -242,7 +242,8 @@ impl Handle {
     }
 
     /// How old a read of the local state may be: everything that was committed longer ago than this has been applied
-    /// here, to within a tick. `None` while nothing proves it.
+    /// here, to within a tick. `None` while nothing proves it. The only clock is the ticks': a process that stood still
+    /// shows the bound that it had before, until its next tick.
     ///
     /// Every linearizable read renews the proof. If the last one is more than a second ago this asks for one, without
     /// waiting for it: so whoever goes on reading stale soon learns a bound.

@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+use kvd_mutation::{Bug, planted};
 use kvd_raftpb::node::{Announcement, Member, Membership};
 use kvd_raftpb::peer_url::parse_peer_url;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
@@ -242,7 +243,7 @@ fn judge_one(list: &Membership, kind: ConfChangeType, subject: &Member) -> Resul
     };
     match kind {
         ConfChangeType::AddLearnerNode => {
-            if list.removed.binary_search(&subject.id).is_ok() {
+            if list.removed.binary_search(&subject.id).is_ok() && !planted(Bug::RemovedIdReturns) {
                 return Err(Refusal::Removed(subject.id));
             }
             if known.is_some_and(|member| member.peer_urls == subject.peer_urls) {
@@ -317,6 +318,17 @@ fn carry_out_one(list: &mut Membership, kind: ConfChangeType, subject: &Member) 
         // It is so already.
         _ => {}
     }
+}
+
+/// The change that raft's configuration takes: the one that was judged, unless a bug is planted here.
+pub(crate) fn with_planted_bug(mut change: ConfChangeV2) -> ConfChangeV2 {
+    if planted(Bug::RemovedStillVotes) {
+        change.mut_changes().retain(|single| single.get_change_type() != ConfChangeType::RemoveNode);
+    }
+    if planted(Bug::LearnerVotes) {
+        change.mut_changes().iter_mut().for_each(|single| single.set_change_type(ConfChangeType::AddNode));
+    }
+    change
 }
 
 /// The joint configuration is left: who was marked as leaving is gone. Returns them.

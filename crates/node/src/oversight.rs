@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 
+use kvd_mutation::{Bug, planted};
 use raft::{ProgressState, Raft, Storage};
 
 /// Rounds after which a learner is given a rest.
@@ -120,7 +121,8 @@ impl Oversight {
 
     /// Whether a learner has caught up.
     pub(crate) fn is_ready(&self, id: u64) -> bool {
-        self.peers.get(&id).and_then(|peer| peer.round.as_ref()).is_some_and(|round| round.ready)
+        let round = self.peers.get(&id).and_then(|peer| peer.round.as_ref());
+        round.is_some_and(|round| round.ready) || planted(Bug::PromotedEarly)
     }
 
     /// Learners that have caught up.

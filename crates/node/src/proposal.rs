@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
+use kvd_mutation::{Bug, planted};
 use kvd_raftpb::node::{Batch, Command};
 use prost::Message as _;
 
@@ -174,6 +175,9 @@ impl Tracker {
 
     /// Everything without a result is to be proposed again: a new leader may not have it.
     pub(crate) fn propose_again(&mut self) {
+        if planted(Bug::ProposalLost) {
+            return;
+        }
         self.handed_out = 0;
         if self.announcement == Announcement::Sent {
             self.announcement = Announcement::Due;

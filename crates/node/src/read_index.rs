@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_channel::oneshot;
+use kvd_mutation::{Bug, planted};
 
 use crate::error::Error;
 
@@ -85,7 +86,7 @@ impl Reads {
             return None;
         }
         self.sharing.append(&mut self.arrived);
-        self.rounds += 1;
+        self.rounds += u64::from(!planted(Bug::ReadContextReused));
         let context: Vec<u8> =
             [self.member, self.boot, self.rounds].iter().flat_map(|n| n.to_le_bytes()).collect();
         self.round = Some(Round { context: context.clone(), sent: now });
@@ -128,7 +129,8 @@ impl Reads {
 
     /// Answers the reads whose index has been applied.
     pub(crate) fn applied(&mut self, applied: u64) {
-        while let Some(confirmed) = self.confirmed.pop_front_if(|confirmed| confirmed.index <= applied) {
+        let ready = |confirmed: &mut Confirmed| confirmed.index <= applied || planted(Bug::ReadBeforeApplied);
+        while let Some(confirmed) = self.confirmed.pop_front_if(ready) {
             self.fresh = Some(confirmed.begun);
             for waiter in confirmed.waiters {
                 let _ = waiter.reply.send(Ok(applied));

@@ -29,6 +29,8 @@ use std::time::Duration;
 use kvd_vfs::failpoint;
 use raft::eraftpb::{Entry, HardState, Message, SnapshotMetadata};
 
+use kvd_mutation::{Bug, planted};
+
 use crate::core::{Core, Outside};
 use crate::error::Fatal;
 use crate::state_machine::StateMachine;
@@ -136,7 +138,10 @@ impl<S: StateMachine> Core<S> {
         let elects = elected != self.pipeline.elected;
         self.pipeline.elected = elected;
         let mut held = ready.take_persisted_messages();
-        let messages = ready.take_messages();
+        let mut messages = ready.take_messages();
+        if planted(Bug::PromiseBeforeSync) {
+            messages.append(&mut held);
+        }
         if elects || self.pipeline.is_electing() {
             held.extend(messages);
         } else if !messages.is_empty() {
@@ -147,10 +152,10 @@ impl<S: StateMachine> Core<S> {
         let number = ready.number();
         let entries = ready.take_entries();
         let snapshot = Some(ready.snapshot()).filter(|s| !s.is_empty()).map(|s| s.get_metadata().clone());
-        if let Some(state) = ready.hs() {
+        if let Some(state) = ready.hs().filter(|_| elects || !planted(Bug::CommitNotWritten)) {
             self.pipeline.unsaved = Some(state.clone());
         }
-        let must_sync = ready.must_sync();
+        let must_sync = ready.must_sync() && !(entries.is_empty() && planted(Bug::TermNotSynced));
         if must_sync {
             let seq = self.pipeline.next_seq();
             self.pipeline.in_flight.push_back(InFlight {
@@ -164,7 +169,7 @@ impl<S: StateMachine> Core<S> {
             });
             out.write(Write {
                 seq,
-                snapshot: snapshot.clone(),
+                snapshot: snapshot.clone().filter(|_| !planted(Bug::InstallNotRecorded)),
                 entries: entries.clone(),
                 hard_state: self.pipeline.take_unsaved(),
             });
@@ -187,6 +192,9 @@ impl<S: StateMachine> Core<S> {
             }
         }
         self.raw.advance_append_async(ready);
+        if planted(Bug::AckBeforeSync) {
+            self.raw.on_persist_ready(number);
+        }
         if !must_sync {
             self.after_earlier_writes(number, held, out);
         }

@@ -260,7 +260,8 @@ impl<S: StateMachine> Core<S> {
         let outcome = match verdict {
             Verdict::Change(change) => {
                 joint = change.get_transition() == ConfChangeTransition::Explicit;
-                self.conf_state = self.raw.apply_conf_change(&change)?;
+                self.conf_state =
+                    self.raw.apply_conf_change(&membership::with_planted_bug(change.clone()))?;
                 let forced = &proposed.change.forced;
                 for single in change.changes.iter() {
                     let (member, kind, index) = (single.node_id, single.get_change_type(), entry.index);

@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kvd_mutation::{Bug, planted};
 use kvd_raftpb::node::{Batch, Membership, NodeState};
 use prost::Message as _;
 
@@ -44,7 +45,8 @@ impl<S: StateMachine> Replicated<S> {
         for command in batch.commands {
             // Two commands of one batch never share a counter, unless the proposer is broken; the second is dropped.
             let repeated = counters.last().is_some_and(|last| *last >= command.counter);
-            if !repeated && self.sessions.admit(member, command.counter) == Admission::Fresh {
+            let fresh = self.sessions.admit(member, command.counter) == Admission::Fresh;
+            if !repeated && (fresh || planted(Bug::DedupeIgnored)) {
                 counters.push(command.counter);
                 payloads.push(command.payload);
             }
@@ -68,8 +70,12 @@ impl<S: StateMachine> Replicated<S> {
 
     /// The state as of now, for a snapshot.
     pub(crate) fn freeze(&mut self) -> Frozen<S::View> {
+        let mut sessions = self.sessions.to_pb();
+        if planted(Bug::SnapshotWithoutSessions) {
+            sessions.clear();
+        }
         Frozen {
-            node: NodeState { membership: Some((*self.membership).clone()), sessions: self.sessions.to_pb() },
+            node: NodeState { membership: Some((*self.membership).clone()), sessions },
             view: self.machine.freeze(),
         }
     }
@@ -77,7 +83,9 @@ impl<S: StateMachine> Replicated<S> {
     /// Replaces everything by what a snapshot held.
     pub(crate) fn install(&mut self, restored: Restored<S::Restored>) {
         self.membership = Arc::new(restored.membership);
-        self.sessions = restored.sessions;
+        if !planted(Bug::InstallKeepsSessions) {
+            self.sessions = restored.sessions;
+        }
         self.machine.install(restored.machine);
     }
 }
@@ -115,6 +123,18 @@ pub struct Restored<R> {
     pub(crate) membership: Membership,
     pub(crate) sessions: Sessions,
     pub(crate) machine: R,
+}
+
+impl<R> Restored<R> {
+    /// Members and sessions, for whoever checks a snapshot from outside.
+    pub fn node_state(&self) -> NodeState {
+        NodeState { membership: Some(self.membership.clone()), sessions: self.sessions.to_pb() }
+    }
+
+    /// The state machine's part, for whoever checks a snapshot from outside.
+    pub fn machine(&self) -> &R {
+        &self.machine
+    }
 }
 
 /// Reads the body of a snapshot.

@@ -3,11 +3,12 @@
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::Stream;
+use kvd_raftpb::node::Membership;
 use kvd_raftpb::peers::Peers;
 
 use crate::core::{Core, Exit};
@@ -41,6 +42,27 @@ impl<R> Drop for Attended<R> {
         self.0.close(Error::Stopped);
         // The waiters' channels go with what is queued.
         drop(self.0.take(Load::default(), 0));
+    }
+}
+
+/// What the handles of a member show, for whoever drives it by hand.
+pub struct Board(pub(crate) Arc<Mutex<Shown>>);
+
+impl Board {
+    /// Shows the member as of the end of a turn, and returns what happened since the last call.
+    pub fn show<S: StateMachine>(&self, core: &mut Core<S>) -> Vec<Event> {
+        let events = core.take_events();
+        show(&mut self.lock(), core.status(), core.progress.clone(), &events);
+        events
+    }
+
+    /// Shows a member list that has changed.
+    pub fn members_changed(&self, membership: &Arc<Membership>) {
+        self.lock().membership = membership.clone();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

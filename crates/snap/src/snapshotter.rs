@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kvd_mutation::{Bug, planted};
 use kvd_vfs::{Disk, failpoint};
 use raft::eraftpb::SnapshotMetadata;
 
@@ -169,6 +170,9 @@ impl Directory {
         failpoint!("snap-before-rename");
         self.disk.rename(temp, target).map_err(Error::io("renaming to it", target))?;
         failpoint!("snap-after-rename");
+        if planted(Bug::SnapshotNameNotSynced) {
+            return Ok(());
+        }
         self.disk.sync_dir(&self.path).map_err(|source| {
             if !replaced {
                 // The error that is returned matters more than one of this clean-up, and a file that the log never

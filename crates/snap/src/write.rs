@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crc32fast::Hasher;
+use kvd_mutation::{Bug, planted};
 use kvd_vfs::{File, OpenMode, failpoint};
 use raft::eraftpb::SnapshotMetadata;
 
@@ -68,7 +69,7 @@ impl TempFile {
     /// Makes the file durable and gives it its final name, durably. Returns its length in bytes. After an error
     /// neither name is left, as far as the disk still obeys.
     pub(crate) fn publish(mut self) -> Result<u64, Error> {
-        if let Some(mut file) = self.file.take() {
+        if let Some(mut file) = self.file.take().filter(|_| !planted(Bug::SnapshotNotSynced)) {
             failpoint!("snap-before-sync");
             file.sync_data().map_err(Error::io("syncing", &self.temp))?;
         }

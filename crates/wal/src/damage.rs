@@ -13,6 +13,8 @@
 
 use std::fmt;
 
+use kvd_mutation::{Bug, planted};
+
 /// What a reader finds where the next batch should begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
@@ -81,6 +83,9 @@ pub const TABLE: [Row; 14] = [
 
 /// Looks the verdict up.
 pub(crate) fn decide(finding: Finding, known_durable: bool) -> Verdict {
+    if planted(Bug::CutBelowDurable) && finding != Finding::Zeros {
+        return Verdict::Torn;
+    }
     let row = TABLE.iter().find(|(found, durable, _)| (*found, *durable) == (finding, known_durable));
     // A row that is missing would be a bug of the table, and refusing is what cannot lose anything.
     row.map_or(Verdict::Corrupt, |(_, _, verdict)| *verdict)

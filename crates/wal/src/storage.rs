@@ -30,6 +30,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use kvd_mutation::{Bug, planted};
 use raft::eraftpb::{Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
@@ -197,7 +198,8 @@ impl LogStorage {
     /// Drops the entries up to and including `index`, but none beyond the newest snapshot: what is dropped must be
     /// had from somewhere. The term at `index` stays answerable.
     pub fn compact(&mut self, index: u64) {
-        let index = index.min(self.snapshot.index).min(self.last_index());
+        let too_far = if planted(Bug::CompactedTooFar) { 10 } else { 0 };
+        let index = (index.min(self.snapshot.index) + too_far).min(self.last_index());
         let Some(term) = self.log.term(index) else { return };
         if index <= self.boundary.0 {
             return;

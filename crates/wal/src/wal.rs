@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use kvd_mutation::{Bug, planted};
 use kvd_raftpb::codec;
 use kvd_vfs::{AlignedBuf, Disk, File, Lock, OpenMode, SECTOR, failpoint};
 use raft::eraftpb::{Entry, HardState};
@@ -314,6 +315,7 @@ impl Wal {
     /// only entries below it. The last one stays.
     pub fn release_to(&mut self, index: u64) -> Result<()> {
         self.running()?;
+        let index = index + if planted(Bug::ReleasedTooFar) { 100 } else { 0 };
         let keep_from = segment_for(self.segments.make_contiguous(), index).unwrap_or(0);
         if let Some(first) = self.segments.get(keep_from) {
             // Before the files go: a reader that misses one finds here that it was released.
@@ -401,6 +403,9 @@ impl Wal {
         {
             self.hard_state = state.clone();
             self.unwritten = true;
+            if planted(Bug::VoteForgotten) {
+                self.hard_state.vote = 0;
+            }
         }
         if !save.entries.is_empty() {
             self.stage_hard_state();
@@ -436,7 +441,13 @@ impl Wal {
         // One write is under way at a time, so everything before this one is durable.
         let (bytes, chain) = self.batch.seal(*seq, *offset, *offset, self.chain);
         failpoint!("wal-before-append");
-        file.write_durable_at(bytes, *offset).context("append to", path)?;
+        let written = match planted(Bug::SyncSkipped) {
+            false => file.write_durable_at(bytes, *offset).context("append to", path),
+            true => file.write_all_at(bytes, *offset).context("append to", path),
+        };
+        if !planted(Bug::FailedSyncIgnored) {
+            written?;
+        }
         failpoint!("wal-after-append");
         *offset += len;
         self.chain = chain;
@@ -466,7 +477,9 @@ impl Wal {
         failpoint!("wal-cut-before-rename");
         self.disk.rename(&prepared.path, &path).context("rename", &prepared.path)?;
         failpoint!("wal-cut-after-rename");
-        self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+        if !planted(Bug::CutNotSynced) {
+            self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+        }
         failpoint!("wal-cut-after-sync");
 
         self.segments.push_back(name);
@@ -499,11 +512,13 @@ fn reopen(disk: &Disk, dir: &Path, tail: &Tail) -> Result<Segment> {
     last.resize((tail.end - tail.last_batch) as usize);
     file.read_exact_at(last.as_mut_slice(), tail.last_batch).context("read", &path)?;
     failpoint!("wal-open-before-rewrite");
-    file.write_durable_at(last.as_slice(), tail.last_batch).context("write", &path)?;
-    failpoint!("wal-open-after-rewrite");
-    file.sync_data().context("sync", &path)?;
-    disk.sync_dir(dir).context("sync", dir)?;
-    sync_parent(disk, dir)?;
+    if !planted(Bug::ReplayNotSynced) {
+        file.write_durable_at(last.as_slice(), tail.last_batch).context("write", &path)?;
+        failpoint!("wal-open-after-rewrite");
+        file.sync_data().context("sync", &path)?;
+        disk.sync_dir(dir).context("sync", dir)?;
+        sync_parent(disk, dir)?;
+    }
     let len = tail.file_len - tail.file_len % SECTOR as u64;
     Ok(Segment { path, seq: tail.segment.seq, file, len, offset: tail.end })
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kvd_node::driver::{
-    Done, Fetch, Frozen, Outside, Parts, Restored, Write as LogWrite, discard, load, read_back,
+    Ask, Done, Fetch, Frozen, Outside, Parts, Restored, Write as LogWrite, discard, load, read_back,
 };
 use kvd_node::{
     Applied, Config, Error, Home, Membership, Start, StateMachine, View, cluster_id, initial_members,
@@ -117,8 +117,8 @@ impl Outside<List> for Effects {
     fn discard_older(&mut self, newest: (u64, u64)) {
         self.0.push(Effect::Discard(newest));
     }
-    /// It leads, so it has nobody to ask either.
-    fn ask(&mut self, _: kvd_node::driver::Ask) {}
+    /// A sole member asks nobody.
+    fn ask(&mut self, _: Ask) {}
     fn members_changed(&mut self, _: &Arc<Membership>) {}
 }
 
@@ -158,9 +158,10 @@ impl Life {
         let home = Home::open(disk, dir()).map_err(|e| e.to_string())?;
         let node = home.start(config, start, list).map_err(|e| e.to_string())?;
         let handle = node.handle();
-        let Parts { core, inbox, wal, snapshotter, lock } = node.into_parts();
+        let Parts { core, inbox, shown: _, wal, snapshotter, lock } = node.into_parts();
         let text = memory.read_file(&dir().join("boot")).map_err(|e| e.to_string())?;
-        let boot = String::from_utf8_lossy(&text).trim().parse::<u64>().map_err(|e| e.to_string())?;
+        let text = String::from_utf8_lossy(&text);
+        let boot = text.split(' ').next().unwrap_or_default().parse::<u64>().map_err(|e| e.to_string())?;
         let reader = wal.reader();
         Ok(Life { core, inbox, handle, wal, reader, snapshotter, list: shared, boot, ticks: 0, _lock: lock })
     }

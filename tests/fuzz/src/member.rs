@@ -158,7 +158,7 @@ impl Member {
         let home = Home::open(mem.disk(), Path::new("/m"))?;
         let node = home.start(config, &start(), Kv::new(Shared::new()))?;
         let handle = node.handle();
-        let Parts { core, inbox, wal, snapshotter, lock } = node.into_parts();
+        let Parts { core, inbox, wal, snapshotter, lock, .. } = node.into_parts();
         let (reader, effects) = (wal.reader(), Effects::default());
         Ok(Self { handle, core, inbox, wal, reader, snapshotter, effects, ticks: 0, lock, mem })
     }

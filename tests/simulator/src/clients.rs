@@ -6,25 +6,28 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvd_kvstore::{Consistency, Deleted, Door as _, Error, Reading, Service, Written};
+use kvd_kvstore::{Age, Consistency, Deleted, Door as _, Error, Reading, Service, Written};
 
+use crate::clock::TICK;
 use crate::history::{Asked, Op, Told};
-use crate::mutation::Mutation;
 use crate::plan::{MS, SECOND};
 use crate::trace::Micros;
 use crate::world::{Event, World};
 
+/// The time-out of a client that is in no hurry, in milliseconds: longer than any simulation.
+const PATIENT: u64 = 600_000;
+
 /// How late an answer may be: some ticks.
 const GRACE: Micros = SECOND;
 
-type Answer = Result<Told, Error>;
+/// What was told, and how old the state may be that a stale read showed.
+type Answer = Result<(Told, Option<Duration>), Error>;
 
 struct InFlight {
     op: usize,
     member: usize,
+    timeout: Micros,
     answer: Pin<Box<dyn Future<Output = Answer>>>,
-    /// Mutation `AppliedTwice`: what to propose again if there is no answer.
-    again: Option<(Bytes, Bytes)>,
 }
 
 /// The clients and everything that they did.
@@ -76,7 +79,8 @@ impl World {
             60..90 => Asked::Read { key },
             _ => Asked::StaleRead { key },
         };
-        let timeout = self.rng.pick(&[300, 1000, 5000]);
+        // Some wait for as long as it takes: what gets lost without a word would keep them for ever.
+        let timeout = self.rng.pick(&[300, 1000, 1000, 5000, 5000, PATIENT]);
         let op = self.ask(client, m, asked, Duration::from_millis(timeout));
         if self.rng.permille(30) {
             let at = self.now + self.rng.within(0..SECOND);
@@ -97,11 +101,7 @@ impl World {
         let op = self.clients.history.len();
         self.tell(m as u64 + 1, format_args!("client {client} asks #{op}: {asked}"));
         let service = service.with_timeout(timeout);
-        let mut again = None;
-        if let (Asked::Put { key, value }, Some(Mutation::AppliedTwice)) = (&asked, self.mutation) {
-            again = Some((key.clone(), value.clone()));
-        }
-        let answer = answer(service, asked.clone(), self.mutation);
+        let answer = answer(service, asked.clone());
         let moment = self.clients.moment();
         let member = m as u64 + 1;
         let life = self.members[m].life;
@@ -113,26 +113,28 @@ impl World {
             called: moment,
             returned: None,
             told: None,
+            returned_at: 0,
+            age: None,
         });
-        self.clients.in_flight.push(InFlight { op, member: m, answer, again });
-        let due = self.now + timeout.as_micros() as Micros + GRACE;
-        self.at(due, Event::Overdue { op });
-        self.poll_clients(m);
-        self.wake(m);
+        let timeout = timeout.as_micros() as Micros;
+        self.clients.in_flight.push(InFlight { op, member: m, timeout, answer });
+        self.at(self.now + timeout + GRACE, Event::Overdue { op });
+        // A process that stands still looks at it later.
+        self.at(self.now, Event::Poll { member: m, life });
         op
     }
 
     /// Every request has an answer by its deadline, if the member's process could run.
     pub(crate) fn overdue(&mut self, op: usize) {
         let Some(waiting) = self.clients.in_flight.iter().find(|waiting| waiting.op == op) else { return };
-        let resumed = self.members[waiting.member].paused_until + GRACE;
-        if waiting.again.is_none() && self.mutation == Some(Mutation::AppliedTwice) {
-            return;
-        }
+        let member = &self.members[waiting.member];
+        // Deadlines are of the member's clock, and begin when its process takes the request.
+        let resumed = member.paused_until.max(member.clock.wrong_until);
+        let resumed = if resumed > 0 { resumed + waiting.timeout + GRACE } else { 0 };
         if resumed > self.now {
             self.at(resumed, Event::Overdue { op });
         } else {
-            self.fail(format!("operation #{op} has no answer, and its deadline is over"));
+            self.fail(format!("deadline: operation #{op} has no answer in time"));
         }
     }
 
@@ -157,24 +159,29 @@ impl World {
     }
 
     fn answered(&mut self, done: InFlight, answer: Answer) {
+        let mut age = None;
         let told = match answer {
-            Ok(told) => told,
+            Ok((told, stated)) => {
+                let member = &self.members[done.member];
+                // A process that stood still shows the bound that it had before, until its next tick.
+                let resumed = member.paused_until == 0 || self.now > member.paused_until + 2 * TICK;
+                let right = member.clock.wrong_until == 0 && resumed;
+                age = stated.filter(|_| right).map(|age| age.as_micros() as Micros);
+                told
+            }
             Err(Error::Unknown { .. }) => Told::Nothing,
-            Err(error @ (Error::Overloaded | Error::NoLeader | Error::Stopped)) => {
+            Err(error @ (Error::Overloaded | Error::NoLeader | Error::Stopped | Error::Removed)) => {
                 Told::NotDone(error.to_string())
             }
             Err(error) => {
-                self.fail(format!("operation #{} was answered with: {error}", done.op));
+                self.fail(format!("answers: operation #{} was answered with: {error}", done.op));
                 return;
             }
         };
-        if let (Told::Nothing, Some((key, value)), Some(service)) =
-            (&told, done.again, self.service(done.member))
-        {
-            let answer = answer_again(service, key, value);
-            self.clients.in_flight.push(InFlight { op: done.op, member: done.member, answer, again: None });
-            return;
+        if age.is_some() {
+            self.count("stale reads that said how old they were");
         }
+        self.clients.history[done.op].age = age;
         self.note(done.op, told);
     }
 
@@ -189,6 +196,7 @@ impl World {
         let entry = &mut self.clients.history[op];
         let (client, member) = (entry.client, entry.member);
         entry.returned = Some(moment);
+        entry.returned_at = self.now;
         self.trace.add(
             crate::trace::Level::Story,
             self.now,
@@ -229,7 +237,7 @@ impl World {
         }
         let client = self.clients.number;
         let mut ops = Vec::new();
-        for m in 0..self.members.len() {
+        for m in (0..self.members.len()).filter(|m| self.members[*m].counts()).collect::<Vec<_>>() {
             let (key, value) = (Bytes::from("farewell"), self.value());
             ops.push(self.ask(client, m, Asked::Put { key, value }, Duration::from_secs(5)));
             for k in 0..self.plan.keys {
@@ -241,37 +249,25 @@ impl World {
     }
 }
 
-fn answer(
-    service: Service,
-    asked: Asked,
-    mutation: Option<Mutation>,
-) -> Pin<Box<dyn Future<Output = Answer>>> {
+fn answer(service: Service, asked: Asked) -> Pin<Box<dyn Future<Output = Answer>>> {
     Box::pin(async move {
-        match asked {
+        let told = match asked {
             Asked::Put { key, value } => service
                 .put(key, value)
                 .await
-                .map(|Written { revision, version }| Told::Put((revision, version))),
+                .map(|Written { revision, version }| Told::Put((revision, version)))?,
             Asked::Delete { key } => service
                 .delete(key)
                 .await
-                .map(|Deleted { revision, existed }| Told::Delete((revision, existed))),
-            Asked::Read { key } => {
-                let how = match mutation {
-                    Some(Mutation::ReadWithoutRound) => Consistency::Stale,
-                    _ => Consistency::Linearizable,
-                };
-                service.get(key, how).await.map(read)
-            }
-            Asked::StaleRead { key } => service.get(key, Consistency::Stale).await.map(read),
-        }
+                .map(|Deleted { revision, existed }| Told::Delete((revision, existed)))?,
+            Asked::Read { key } => read(service.get(key, Consistency::Linearizable).await?).0,
+            Asked::StaleRead { key } => return Ok(read(service.get(key, Consistency::Stale).await?)),
+        };
+        Ok((told, None))
     })
 }
 
-fn answer_again(service: Service, key: Bytes, value: Bytes) -> Pin<Box<dyn Future<Output = Answer>>> {
-    answer(service, Asked::Put { key, value }, None)
-}
-
-fn read(Reading { revision, record, .. }: Reading) -> Told {
-    Told::Read((revision, record))
+fn read(Reading { revision, record, age }: Reading) -> (Told, Option<Duration>) {
+    let age = if let Age::AtMost(age) = age { Some(age) } else { None };
+    (Told::Read((revision, record)), age)
 }

@@ -4,17 +4,21 @@
 //! in its middle, or one that is done and of which nobody was told.
 
 use kvd_node::driver::{Done, Write, discard, load, read_back};
+use kvd_vfs::MemDisk;
 use kvd_wal::Wal;
 
+use crate::fault::Fault;
+use crate::invariants::promotion;
 use crate::machine::Machine;
+use raft::eraftpb::SnapshotMetadata;
+
 use crate::member::{Helper, Job, State};
-use crate::mutation::Mutation;
 use crate::plan::MS;
 use crate::trace::{Level, Micros};
 use crate::world::{Event, World, brief};
 
 impl World {
-    pub(crate) fn queue_write(&mut self, m: usize, mut write: Write) {
+    pub(crate) fn queue_write(&mut self, m: usize, write: Write) {
         let id = self.members[m].id;
         self.trace.add(
             Level::Detail,
@@ -37,28 +41,23 @@ impl World {
                 write.snapshot.as_ref().map(|s| format!(", snapshot {}", s.index)).unwrap_or_default(),
             ),
         );
+        let lasts: Vec<u64> = self.members.iter().map(|member| member.durable.last()).collect();
         let Some(run) = &mut self.members[m].running else { return };
-        let mut verdict = Ok(());
+        let verdict = promotion::write(&write, run.core.raft(), |id| lasts[(id - 1) as usize]);
+        self.expect(verdict);
+        let Some(run) = &mut self.members[m].running else { return };
+        let mut verdict = self.invariants.leader_append_only.write(id, &write, run.shadow.last());
         // A sole voter elects itself in one step, and proposes what waits in that step, too: one write holds the vote, and
         // entries with what its clients asked of it. If it loses power before that is durable, it leads the same term once
         // more, with what they ask of it then. Nobody has seen the first time: what it sends waits for the write, and so
         // does the commit. So its entries count once they are durable. With others, their votes come after the own one.
-        let sole = self.plan.members == 1;
+        let sole = run.core.conf_state().voters == [id];
         run.shadow.write(&write, |before, entry| {
             if verdict.is_ok() && !sole {
-                verdict = self.invariants.log_matching.entry(id, before, entry);
+                verdict = self.invariants.entry(id, before, entry);
             }
         });
-        match self.mutation {
-            Some(Mutation::AckBeforeSync) => run.inbox.done(Done::Written(write.seq)),
-            Some(Mutation::VoteForgotten) => {
-                if let Some(state) = &mut write.hard_state {
-                    state.vote = 0;
-                }
-            }
-            _ => {}
-        }
-        run.log.push_back(Job::Write(write));
+        run.log.push_back(Job::Write(write, sole));
         self.wake(m);
         self.start_log(m);
         self.expect(verdict);
@@ -67,6 +66,9 @@ impl World {
     fn disk_delay(&mut self, m: usize) -> Micros {
         if self.members[m].slow_until > self.now {
             self.count("slow disk operations");
+            if !std::mem::replace(&mut self.members[m].slow_felt, true) {
+                self.happened(Fault::SlowDisk);
+            }
             return self.rng.within(10 * MS..800 * MS);
         }
         match self.rng.within(0..100) {
@@ -91,11 +93,10 @@ impl World {
         if let Some(run) = &mut self.members[m].running {
             run.log_busy = false;
             let failed = done.is_err();
-            match (done, self.mutation) {
-                (Ok(Some(_)), Some(Mutation::AckBeforeSync)) => {}
-                (Ok(Some(seq)), _) => run.inbox.done(Done::Written(seq)),
-                (Ok(None), _) => {}
-                (Err(error), _) => run.inbox.done(Done::Failed(error.into())),
+            match done {
+                Ok(Some(seq)) => run.inbox.done(Done::Written(seq)),
+                Ok(None) => {}
+                Err(error) => run.inbox.done(Done::Failed(error.into())),
             }
             self.wake(m);
             if !failed {
@@ -115,7 +116,7 @@ impl World {
             run.wal.release_to(index)?;
             return Ok(None);
         }
-        let waiting = run.log.iter().take_while(|job| matches!(job, Job::Write(_))).count();
+        let waiting = run.log.iter().take_while(|job| matches!(job, Job::Write(..))).count();
         if waiting == 0 {
             return Ok(None);
         }
@@ -124,29 +125,26 @@ impl World {
             .log
             .iter()
             .take(some)
-            .filter_map(|job| if let Job::Write(write) = job { Some(write) } else { None })
+            .filter_map(|job| if let Job::Write(write, _) = job { Some(write) } else { None })
             .collect();
-        match save(&mut run.wal, &group, self.mutation) {
-            Err(_) if self.mutation == Some(Mutation::FailedSyncIgnored) && !member.disk.is_off() => {}
-            other => other?,
-        }
+        save(&mut run.wal, &group)?;
         let mut last = 0;
         for job in run.log.drain(..some).collect::<Vec<_>>() {
-            if let Job::Write(write) = job {
+            if let Job::Write(write, late) = job {
                 last = write.seq;
-                self.is_durable(m, &write);
+                self.is_durable(m, &write, late);
             }
         }
         Ok(Some(last))
     }
 
-    /// A write has reached the disk.
-    pub(crate) fn is_durable(&mut self, m: usize, write: &Write) {
+    /// A write has reached the disk. `late`: its entries count as written only now.
+    pub(crate) fn is_durable(&mut self, m: usize, write: &Write, late: bool) {
         let id = self.members[m].id;
-        let (sole, mut verdict) = (self.plan.members == 1, Ok(()));
+        let mut verdict = Ok(());
         self.members[m].durable.written(write, |before, entry| {
-            if verdict.is_ok() && sole {
-                verdict = self.invariants.log_matching.entry(id, before, entry);
+            if verdict.is_ok() && late {
+                verdict = self.invariants.entry(id, before, entry);
             }
         });
         self.expect(verdict);
@@ -177,6 +175,11 @@ impl World {
     }
 
     pub(crate) fn helper_done(&mut self, m: usize, number: u64) {
+        let snapshot = |helper: &Helper| matches!(helper, Helper::Save(..) | Helper::Load(_));
+        let run = self.members[m].running.as_ref();
+        if run.and_then(|run| run.helpers.get(&number)).is_some_and(snapshot) {
+            self.arm_interruption(m);
+        }
         let done = self.do_help(m, number);
         if let Some(run) = &self.members[m].running
             && let Some(done) = done
@@ -188,9 +191,39 @@ impl World {
         self.notice_power_loss(m);
     }
 
+    /// The file of a snapshot is there: it holds what it says.
+    fn check_snapshot(&mut self, m: usize, metadata: &SnapshotMetadata) {
+        let id = self.members[m].id;
+        let Some(run) = &self.members[m].running else { return };
+        let verdict = match load::<Machine>(&run.snapshotter, metadata) {
+            Ok(state) => self.invariants.snapshot(
+                id,
+                metadata.index,
+                metadata.get_conf_state(),
+                (state.machine(), &state.node_state()),
+            ),
+            // Its disk may have been told to fail; then it stops when it needs the file.
+            Err(_) => Ok(()),
+        };
+        self.expect(verdict);
+    }
+
+    /// Counts the failures that the disk was told to have, and has had.
+    pub(crate) fn note_failures(&mut self, m: usize) {
+        let member = &mut self.members[m];
+        let found = (member.disk.failures(MemDisk::EIO), member.disk.failures(MemDisk::ENOSPC));
+        let seen = std::mem::replace(&mut member.failures_seen, found);
+        if found.0 > seen.0 {
+            self.happened(Fault::FailedSync);
+        }
+        if found.1 > seen.1 {
+            self.happened(Fault::FullDisk);
+        }
+    }
+
     /// Does a file operation.
     pub(crate) fn do_help(&mut self, m: usize, number: u64) -> Option<Done<State>> {
-        let mutation = self.mutation;
+        let id = self.members[m].id;
         let run = self.members[m].running.as_mut()?;
         Some(match run.helpers.remove(&number)? {
             Helper::Save(metadata, state) => {
@@ -202,6 +235,7 @@ impl World {
                 match saved {
                     Ok(bytes) => {
                         self.count("snapshots taken");
+                        self.check_snapshot(m, &metadata);
                         Done::SnapshotSaved { metadata: Box::new(metadata), bytes }
                     }
                     Err(error) => Done::Failed(error.into()),
@@ -215,7 +249,6 @@ impl World {
                         Done::SnapshotLoaded { message: Box::new(message), restored }
                     }
                     Err(error) => {
-                        let id = self.members[m].id;
                         self.tell(id, format_args!("cannot read the snapshot: {error}"));
                         self.count("snapshots that could not be read back");
                         Done::SnapshotRejected
@@ -233,8 +266,7 @@ impl World {
             Helper::Discard(newest) => match discard(&run.snapshotter, newest) {
                 Ok(oldest) => {
                     if let Some(oldest) = oldest {
-                        let too_far = if mutation == Some(Mutation::ReleasedTooFar) { 100 } else { 0 };
-                        run.log.push_back(Job::Release(oldest + too_far));
+                        run.log.push_back(Job::Release(oldest));
                     }
                     return None;
                 }
@@ -245,24 +277,15 @@ impl World {
 }
 
 /// Saves a group as the node's own thread does.
-pub(crate) fn save(
-    wal: &mut Wal,
-    group: &[&Write],
-    mutation: Option<Mutation>,
-) -> Result<(), kvd_wal::Error> {
-    let shorten = |write: &Write| match mutation {
-        Some(Mutation::EntryNotWritten) if write.entries.len() > 1 => write.entries.len() - 1,
-        _ => write.entries.len(),
-    };
+pub(crate) fn save(wal: &mut Wal, group: &[&Write]) -> Result<(), kvd_wal::Error> {
     let saves: Vec<kvd_wal::Save<'_>> = group
         .iter()
         .map(|write| kvd_wal::Save {
             snapshot: write
                 .snapshot
                 .as_ref()
-                .filter(|_| mutation != Some(Mutation::InstallNotRecorded))
                 .map(|s| kvd_wal::SnapshotRecord { index: s.index, term: s.term }),
-            entries: &write.entries[..shorten(write)],
+            entries: &write.entries,
             hard_state: write.hard_state.as_ref(),
             must_sync: true,
         })

@@ -5,6 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use kvd_kvstore::Record;
 
+use crate::trace::Micros;
+
 /// What a client asks for. No value is ever put twice, so each tells which put it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
@@ -108,4 +110,8 @@ pub struct Op {
     pub returned: Option<u64>,
     /// The answer. `None` while there is none.
     pub told: Option<Told>,
+    /// The time of the answer.
+    pub returned_at: Micros,
+    /// How old the state may be that a stale read showed, if the member said so and its clock was never wrong.
+    pub age: Option<Micros>,
 }

@@ -22,41 +22,56 @@
 //!   there is done here, under the same rules, at other moments.
 //! - Raft's properties are checked after each turn ([`invariants`]), what clients were told at the end ([`oracle`]).
 //!   Then everything is healed, and the cluster must agree and serve within a bound.
-//! - Every fault of a plan is counted when it happens; a run in which one did not happen says so.
-//! - That all this would notice something is shown by planting bugs ([`Mutation`]).
+//! - A fault counts when it has had an effect; a run of many seeds in which a kind had none fails ([`Sum::verdict`]).
+//! - That all this would notice something is shown by planting bugs ([`Bug`], [`gate`]).
+//! - A seed that fails is made smaller ([`minimise`]).
 
+mod calls;
 pub mod clients;
+mod clock;
 mod disk;
+mod fault;
+pub mod gate;
 pub mod history;
 pub mod invariants;
 pub mod machine;
 mod member;
-mod mutation;
+pub mod minimise;
 pub mod nemesis;
 pub mod net;
+mod operator;
 pub mod oracle;
 mod plan;
+mod power;
+mod process;
 mod rng;
+mod rot;
+mod runs;
 mod shadow;
 mod trace;
 mod world;
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 
-pub use mutation::Mutation;
-pub use plan::{Fault, Plan};
+pub use fault::Fault;
+pub use kvd_mutation::Bug;
+pub use plan::Plan;
 pub use rng::Rng;
+pub use runs::{Sum, run};
 pub use trace::{Level, Micros, Trace};
 pub use world::World;
 
 /// How simulations are run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// What of the trace is printed.
     pub print: Level,
     /// The bug that is planted.
-    pub mutation: Option<Mutation>,
+    pub bug: Option<Bug>,
+    /// The plan, in place of the one that the seed draws.
+    pub plan: Option<Plan>,
 }
 
 /// How a simulation ended.
@@ -74,17 +89,44 @@ pub struct Outcome {
     pub faults: BTreeMap<Fault, u64>,
     /// The faults of the plan that did not happen.
     pub missed: Vec<Fault>,
+    /// When it ended.
+    pub ended_at: Micros,
+    /// How it was set up.
+    pub plan: Plan,
+}
+
+thread_local! {
+    /// What the last panic within a simulation said.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    static SIMULATING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on a panic within a simulation is not printed when it happens: it is the outcome's failure, with its place.
+pub fn keep_panics_quiet() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if SIMULATING.get() {
+            PANIC.set(Some(info.to_string().replace('\n', " ")));
+        } else {
+            before(info);
+        }
+    }));
 }
 
 /// Runs the simulation of a seed. A panic of the code under test is a failure like any other.
 pub fn simulate(seed: u64, settings: &Settings) -> Outcome {
+    kvd_mutation::select(settings.bug);
+    SIMULATING.set(true);
     let run = panic::catch_unwind(AssertUnwindSafe(|| World::new(seed, settings).run()));
+    SIMULATING.set(false);
+    kvd_mutation::select(None);
     run.unwrap_or_else(|cause| {
-        let text = cause
+        let said = cause
             .downcast_ref::<String>()
             .cloned()
             .or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string))
             .unwrap_or_default();
+        let text = PANIC.take().unwrap_or(said);
         Outcome {
             hash: 0,
             lines: 0,
@@ -92,6 +134,8 @@ pub fn simulate(seed: u64, settings: &Settings) -> Outcome {
             counts: BTreeMap::new(),
             faults: BTreeMap::new(),
             missed: Vec::new(),
+            ended_at: Micros::MAX,
+            plan: settings.plan.clone().unwrap_or_else(|| Plan::draw(&mut Rng::new(seed))),
         }
     })
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use kvd_kvstore::command::Command;
 use kvd_kvstore::store::Store;
 use kvd_kvstore::{Kv, Shared};
+use kvd_mutation::{Bug, planted};
 use kvd_node::StateMachine;
 
 /// A command and its response.
@@ -39,14 +40,12 @@ pub struct Machine {
     kv: Kv,
     member: u64,
     notes: SharedNotes,
-    /// Mutation `ApplyDiffers`.
-    differs: bool,
 }
 
 impl Machine {
     /// The state machine of a member, over its store.
-    pub fn new(store: Shared, member: u64, notes: SharedNotes, differs: bool) -> Self {
-        Self { kv: Kv::new(store), member, notes, differs }
+    pub fn new(store: Shared, member: u64, notes: SharedNotes) -> Self {
+        Self { kv: Kv::new(store), member, notes }
     }
 }
 
@@ -55,8 +54,9 @@ impl StateMachine for Machine {
     type Restored = Store;
 
     fn apply(&mut self, commands: &[Bytes], index: u64) -> Vec<Bytes> {
+        let differs = planted(Bug::ApplyDiffers) && self.member == 1 && index.is_multiple_of(7);
         let changed = commands.iter().map(|command| match Command::decode(command.clone()) {
-            Ok(Command::Put { key, value }) if self.differs && index.is_multiple_of(7) => {
+            Ok(Command::Put { key, value }) if differs => {
                 Command::Put { key, value: [&value[..], b"?"].concat().into() }.encode()
             }
             _ => command.clone(),

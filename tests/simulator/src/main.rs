@@ -1,19 +1,19 @@
-//! The command line: one seed with its trace, or many with a summary.
+//! The command line: one seed with its trace, many with a summary, or the mutation gate.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Instant;
 
-use clap::Parser;
-use kvd_sim::{Fault, Level, Mutation, Outcome, Settings, simulate};
+use clap::{Parser, Subcommand};
+use kvd_sim::minimise::minimise;
+use kvd_sim::{Bug, Level, Plan, Rng, Settings, Sum, gate, run, simulate};
 
 /// Simulates clusters of kvd, deterministically: the same seed does the same things in the same order.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Replay this seed and print what happens.
     #[arg(long, conflicts_with = "seeds", required_unless_present = "seeds")]
     seed: Option<u64>,
@@ -23,15 +23,37 @@ struct Args {
     /// Threads for --seeds.
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
     jobs: u64,
-    /// Plant a bug; the exit code is then still that of a failure if it is caught.
-    #[arg(long, value_name = "NAME", value_parser = mutation)]
-    mutation: Option<Mutation>,
+    /// Plant a bug; it takes a build with `--features mutations`. If it is caught, the exit code is that of a failure.
+    #[arg(long, value_name = "NAME", value_parser = bug)]
+    mutation: Option<Bug>,
+    /// Change the plan of the seed, as in "members=3 duration_ms=9000 faults=Kill,Isolate".
+    #[arg(long)]
+    plan: Option<String>,
+    /// Make the first seed that fails smaller, and print the command that replays the smallest run.
+    #[arg(long)]
+    minimise: bool,
     /// Print every message and every write, too.
     #[arg(short, long)]
     verbose: bool,
     /// Print only the result of a seed.
     #[arg(short, long)]
     quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Plants each bug there is, and fails if one is not caught.
+    Gate {
+        /// Within so many seeds.
+        #[arg(long, default_value_t = 500)]
+        seeds: u64,
+        /// Threads.
+        #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+        jobs: u64,
+        /// Only these bugs.
+        #[arg(long, value_name = "NAME", value_parser = bug)]
+        only: Vec<Bug>,
+    },
 }
 
 fn range(text: &str) -> Result<Range<u64>, String> {
@@ -41,20 +63,33 @@ fn range(text: &str) -> Result<Range<u64>, String> {
     if range.is_empty() { Err("no seeds in it".into()) } else { Ok(range) }
 }
 
-fn mutation(name: &str) -> Result<Mutation, String> {
-    Mutation::named(name).ok_or_else(|| {
-        let all: Vec<String> = Mutation::ALL.iter().map(ToString::to_string).collect();
+fn bug(name: &str) -> Result<Bug, String> {
+    if !kvd_mutation::COMPILED {
+        return Err("bugs are planted in a build with `--features mutations` only".into());
+    }
+    Bug::named(name).ok_or_else(|| {
+        let all: Vec<String> = Bug::ALL.iter().map(ToString::to_string).collect();
         format!("there are: {}", all.join(", "))
     })
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match (args.seed, &args.seeds) {
-        (Some(seed), _) => one(seed, &args),
-        (None, Some(seeds)) => many(seeds.clone(), &args),
-        (None, None) => ExitCode::FAILURE,
+    if args.seed.is_none() {
+        // A panic of the code under test is a result; it is told with the others.
+        kvd_sim::keep_panics_quiet();
     }
+    match (&args.command, args.seed, &args.seeds) {
+        (Some(Command::Gate { seeds, jobs, only }), ..) => open_gate(*seeds, *jobs, only),
+        (None, Some(seed), _) => one(seed, &args),
+        (None, None, Some(seeds)) => many(seeds.clone(), &args),
+        (None, None, None) => ExitCode::FAILURE,
+    }
+}
+
+fn settings(seed: u64, args: &Args, print: Level) -> Result<Settings, String> {
+    let plan = args.plan.as_ref().map(|text| Plan::draw(&mut Rng::new(seed)).parse(text)).transpose()?;
+    Ok(Settings { print, bug: args.mutation, plan })
 }
 
 fn one(seed: u64, args: &Args) -> ExitCode {
@@ -63,97 +98,117 @@ fn one(seed: u64, args: &Args) -> ExitCode {
         (_, true) => Level::Detail,
         _ => Level::Story,
     };
-    let outcome = simulate(seed, &Settings { print, mutation: args.mutation });
+    let settings = match settings(seed, args, print) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("kvd-sim: --plan: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = simulate(seed, &settings);
     println!("trace hash {:016x}, {} lines", outcome.hash, outcome.lines);
-    print_counts(&outcome.counts, &outcome.faults);
+    for (what, n) in &outcome.counts {
+        println!("{n:>10} {what}");
+    }
+    let faults: Vec<String> = outcome.faults.iter().map(|(fault, n)| format!("{fault} {n}")).collect();
+    println!("faults: {}", faults.join(", "));
     if !outcome.missed.is_empty() {
         println!("faults of the plan that did not happen: {:?}", outcome.missed);
     }
-    match outcome.failure {
-        Some(failure) => {
-            println!("FAILED: {failure}");
-            ExitCode::FAILURE
-        }
-        None => ExitCode::SUCCESS,
+    let Some(failure) = &outcome.failure else { return ExitCode::SUCCESS };
+    println!("FAILED: {failure}");
+    if args.minimise {
+        shrink(seed, &Settings { print: Level::Quiet, ..settings }, &outcome);
     }
+    ExitCode::FAILURE
 }
 
-#[derive(Default)]
-struct Sum {
-    counts: BTreeMap<&'static str, u64>,
-    faults: BTreeMap<Fault, u64>,
-    failed: BTreeMap<u64, String>,
-    missed: BTreeMap<u64, Vec<Fault>>,
-    hash: u64,
-}
-
-impl Sum {
-    fn add(&mut self, seed: u64, outcome: Outcome) {
-        for (what, n) in outcome.counts {
-            *self.counts.entry(what).or_default() += n;
-        }
-        for (fault, n) in outcome.faults {
-            *self.faults.entry(fault).or_default() += n;
-        }
-        if !outcome.missed.is_empty() && outcome.failure.is_none() {
-            self.missed.insert(seed, outcome.missed);
-        }
-        if let Some(failure) = outcome.failure {
-            self.failed.insert(seed, failure);
-        }
-        // The order in which threads finish does not matter.
-        self.hash ^= outcome.hash;
-    }
+fn shrink(seed: u64, settings: &Settings, outcome: &kvd_sim::Outcome) {
+    let smaller = minimise(seed, settings, outcome);
+    println!("smallest of {} runs: {}", smaller.runs, smaller.failure);
+    println!("  {}", command(seed, settings.bug, Some(&smaller.plan)));
 }
 
 fn many(seeds: Range<u64>, args: &Args) -> ExitCode {
-    let settings = Settings { print: Level::Quiet, mutation: args.mutation };
-    let (sum, next, begun) = (Mutex::new(Sum::default()), AtomicU64::new(seeds.start), Instant::now());
-    thread::scope(|scope| {
-        for _ in 0..args.jobs {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        break;
-                    }
-                    let outcome = simulate(seed, &settings);
-                    if let Some(failure) = &outcome.failure {
-                        println!("seed {seed}: {failure}\n  {}", command(seed, args.mutation));
-                    }
-                    sum.lock().unwrap_or_else(|e| e.into_inner()).add(seed, outcome);
-                }
-            });
+    let settings = match settings(seeds.start, args, Level::Quiet) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("kvd-sim: --plan: {error}");
+            return ExitCode::FAILURE;
         }
+    };
+    let begun = Instant::now();
+    let sum = run(seeds, args.jobs, &settings, false, |seed, outcome| {
+        let failure = outcome.failure.as_deref().unwrap_or_default();
+        println!("FAILED seed {seed}: {failure}\n  {}", command(seed, args.mutation, settings.plan.as_ref()));
     });
-    let sum = sum.into_inner().unwrap_or_else(|e| e.into_inner());
-    let n = seeds.end - seeds.start;
-    print_counts(&sum.counts, &sum.faults);
-    for (seed, missed) in &sum.missed {
-        println!("seed {seed}: faults of its plan that did not happen: {missed:?}");
+    print_sum(&sum);
+    let verdict = sum.verdict();
+    if let (Err(failure), true) = (&verdict, sum.failed.is_empty()) {
+        println!("FAILED: {failure}");
     }
+    if let Some(seed) = sum.failed.keys().next().filter(|_| args.minimise) {
+        shrink(*seed, &settings, &simulate(*seed, &settings));
+    }
+    // The figures come last: the summary of a night's run is made of this line.
+    let count = |what| sum.counts.get(what).copied().unwrap_or(0);
     println!(
-        "{n} seeds in {:.1} s: {} failed, {} in which a fault did not happen; hash {:016x}",
+        "{} seeds in {:.1} s, {} failed: {} faults, {} entries committed, {} writes acknowledged, {} virtual seconds; \
+         hash {:016x}",
+        sum.seeds,
         begun.elapsed().as_secs_f64(),
         sum.failed.len(),
-        sum.missed.len(),
+        sum.faults.values().map(|(_, _, times)| times).sum::<u64>(),
+        count("entries committed"),
+        count("writes acknowledged"),
+        count("virtual seconds"),
         sum.hash
     );
-    if let Some((seed, failure)) = sum.failed.first_key_value() {
-        println!("FAILED, first: {failure}\n  {}", command(*seed, args.mutation));
-    }
-    if sum.failed.is_empty() && sum.missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn command(seed: u64, mutation: Option<Mutation>) -> String {
-    let mutation = mutation.map(|m| format!(" --mutation {m}")).unwrap_or_default();
-    format!("cargo run --release -p kvd-sim -- --seed {seed}{mutation}")
-}
-
-fn print_counts(counts: &BTreeMap<&'static str, u64>, faults: &BTreeMap<Fault, u64>) {
-    for (what, n) in counts {
+fn print_sum(sum: &Sum) {
+    for (what, n) in &sum.counts {
         println!("{n:>10} {what}");
     }
-    let faults: Vec<String> = faults.iter().map(|(fault, n)| format!("{fault} {n}")).collect();
-    println!("faults: {}", faults.join(", "));
+    println!("  happened  in seeds  of plans  fault");
+    for (fault, (planned, seeds, times)) in &sum.faults {
+        println!("{times:>10} {seeds:>9} {planned:>9}  {fault}");
+    }
+}
+
+fn command(seed: u64, bug: Option<Bug>, plan: Option<&Plan>) -> String {
+    let simulator = simulator(bug.is_some());
+    let bug = bug.map(|bug| format!(" --mutation {bug}")).unwrap_or_default();
+    let plan = plan.map(|plan| format!(" --plan '{plan}'")).unwrap_or_default();
+    format!("{simulator} --seed {seed}{bug}{plan}")
+}
+
+/// How the simulator is run.
+fn simulator(planted: bool) -> String {
+    let features = if planted { " --features mutations" } else { "" };
+    format!("cargo run --release -p kvd-sim{features} --")
+}
+
+fn open_gate(seeds: u64, jobs: u64, only: &[Bug]) -> ExitCode {
+    if !kvd_mutation::COMPILED {
+        eprintln!("kvd-sim: bugs are planted in a build with `--features mutations` only");
+        return ExitCode::FAILURE;
+    }
+    let bugs = if only.is_empty() { Bug::ALL } else { only };
+    let mut survivors = Vec::new();
+    println!("{:<26} {:>5} {:>6}  caught by", "planted bug", "seed", "s");
+    for bug in bugs {
+        let caught = gate::plant(*bug, seeds, jobs);
+        match &caught.by {
+            Some((seed, _)) => println!("{bug:<26} {seed:>5} {:>6.1}  {}", caught.seconds, caught.property()),
+            None => {
+                println!("{bug:<26} {:>5} {:>6.1}  SURVIVED {seeds} seeds", "-", caught.seconds);
+                println!("FAILED: {bug} is not caught\n  {} gate --only {bug}", simulator(true));
+                survivors.push(bug.to_string());
+            }
+        }
+    }
+    println!("{} bugs planted, {} not caught within {seeds} seeds", bugs.len(), survivors.len());
+    if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -10,7 +10,7 @@ use kvd_raftpb::codec;
 use kvd_raftpb::peers::{PeerHandler as _, SnapshotStore as _};
 use raft::eraftpb::{Message, MessageType};
 
-use crate::mutation::Mutation;
+use crate::fault::Fault;
 use crate::plan::{MS, SECOND};
 use crate::trace::{Level, Micros};
 use crate::world::{Event, World};
@@ -32,11 +32,22 @@ pub enum Trouble {
     BrokenSnapshots(u64),
 }
 
+/// Something that is wrong at the moment.
+#[derive(Debug)]
+pub struct Active {
+    /// What.
+    pub trouble: Trouble,
+    /// The fault that it is.
+    pub fault: Fault,
+    /// Whether anything came of it yet.
+    pub felt: bool,
+}
+
 /// The state of all links.
 #[derive(Debug, Default)]
 pub struct Net {
     /// What is wrong, by a number that says when it ends.
-    pub troubles: BTreeMap<u64, Trouble>,
+    pub troubles: BTreeMap<u64, Active>,
     /// When the last message of a (from, to, class) arrives.
     last: BTreeMap<(u64, u64, bool), Micros>,
 }
@@ -62,13 +73,27 @@ pub struct Transfer {
     body: Option<Box<dyn std::io::Read + Send>>,
 }
 
-impl Net {
-    fn any<T>(&self, of: impl Fn(&Trouble) -> Option<T>) -> Option<T> {
-        self.troubles.values().find_map(of)
+impl World {
+    /// The first trouble that is wanted, and what is wanted of it.
+    fn any<T>(&self, of: impl Fn(&Trouble) -> Option<T>) -> Option<(u64, T)> {
+        self.net.troubles.iter().find_map(|(number, active)| Some((*number, of(&active.trouble)?)))
     }
 
-    fn is_cut(&self, from: u64, to: u64) -> bool {
-        self.troubles.values().any(|t| matches!(t, Trouble::Cut(links) if links.contains(&(from, to))))
+    /// Something came of a trouble: the fault has happened.
+    fn feel(&mut self, number: u64) {
+        if let Some(active) = self.net.troubles.get_mut(&number).filter(|active| !active.felt) {
+            active.felt = true;
+            let fault = active.fault;
+            self.happened(fault);
+        }
+    }
+
+    /// Whether a link is cut, for something that was to take it.
+    pub(crate) fn is_cut(&mut self, from: u64, to: u64) -> bool {
+        let of = |t: &Trouble| matches!(t, Trouble::Cut(links) if links.contains(&(from, to))).then_some(());
+        let Some((number, ())) = self.any(of) else { return false };
+        self.feel(number);
+        true
     }
 }
 
@@ -106,13 +131,18 @@ impl World {
                 if message.reject { " rejected" } else { "" },
             ),
         );
-        let lost = self.net.any(|t| if let Trouble::Loss(n) = t { Some(*n) } else { None });
-        if self.net.is_cut(from, to) {
+        if to == 0 || to as usize > self.members.len() {
+            self.fail(format!("member {from} sends to {to}, which never was"));
+            return;
+        }
+        let lost = self.any(|t| if let Trouble::Loss(n) = t { Some(*n) } else { None });
+        if self.is_cut(from, to) {
             self.count("messages cut off");
             self.maybe_unreachable(m, to);
             return;
         }
-        if lost.is_some_and(|n| self.rng.permille(n)) {
+        if let Some((number, _)) = lost.filter(|(_, n)| self.rng.permille(*n)) {
+            self.feel(number);
             self.count("messages lost");
             self.maybe_unreachable(m, to);
             return;
@@ -120,33 +150,35 @@ impl World {
         let mut bytes = BytesMut::new();
         codec::encode_message(message, &mut bytes);
         let bytes = bytes.freeze();
-        let twice = self.net.any(|t| if let Trouble::Duplicates(n) = t { Some(*n) } else { None });
-        let copies = if twice.is_some_and(|n| self.rng.permille(n)) {
+        let twice = self.any(|t| if let Trouble::Duplicates(n) = t { Some(*n) } else { None });
+        let copies = if let Some((number, _)) = twice.filter(|(_, n)| self.rng.permille(*n)) {
+            self.feel(number);
             self.count("messages duplicated");
             2
         } else {
             1
         };
-        let reordering = self.net.any(|t| matches!(t, Trouble::Reordering).then_some(())).is_some();
+        let reordering = self.any(|t| matches!(t, Trouble::Reordering).then_some(()));
         let class = (from, to, kind == MessageType::MsgAppend);
         for _ in 0..copies {
             let mut at = self.now + self.delay();
-            let last = self.net.last.entry(class).or_insert(0);
-            if reordering {
+            let last = self.net.last.get(&class).copied().unwrap_or(0);
+            if let Some((number, ())) = reordering {
                 at += self.rng.within(0..200 * MS);
-                if at < *last {
-                    *self.counts.entry("messages reordered").or_default() += 1;
+                if at < last {
+                    self.feel(number);
+                    self.count("messages reordered");
                 }
             } else {
-                at = at.max(*last + 1);
+                at = at.max(last + 1);
             }
-            *last = at.max(*last);
+            self.net.last.insert(class, at.max(last));
             let packet = Packet {
                 from,
                 from_life: self.members[m].life,
                 to,
                 to_life: self.members[(to - 1) as usize].life,
-                strict: !reordering,
+                strict: reordering.is_none(),
                 kind,
                 bytes: bytes.clone(),
             };
@@ -154,10 +186,11 @@ impl World {
         }
     }
 
-    fn delay(&mut self) -> Micros {
-        let longer = self.net.any(|t| if let Trouble::Delay(n) = t { Some(*n) } else { None });
+    pub(crate) fn delay(&mut self) -> Micros {
+        let longer = self.any(|t| if let Trouble::Delay(n) = t { Some(*n) } else { None });
         let extra = match longer {
-            Some(most) => {
+            Some((number, most)) => {
+                self.feel(number);
                 self.count("messages delayed");
                 self.rng.within(0..most)
             }
@@ -179,8 +212,11 @@ impl World {
     pub(crate) fn arrive(&mut self, packet: Packet) {
         let (from, to) = ((packet.from - 1) as usize, (packet.to - 1) as usize);
         let same = self.members[to].life == packet.to_life && self.members[from].life == packet.from_life;
-        if self.net.is_cut(packet.from, packet.to) {
+        if self.is_cut(packet.from, packet.to) {
             self.count("messages cut off");
+            return;
+        }
+        if self.is_turned_away(packet.from, packet.to) {
             return;
         }
         if self.members[to].running.is_none() || (packet.strict && !same) {
@@ -202,6 +238,22 @@ impl World {
         self.wake(to);
     }
 
+    /// Whether the receiver knows that the sender was removed: it tells it so, and takes nothing from it.
+    pub(crate) fn is_turned_away(&mut self, from: u64, to: u64) -> bool {
+        let (sender, receiver) = ((from - 1) as usize, (to - 1) as usize);
+        let Some(run) = &self.members[receiver].running else { return false };
+        if run.handle.membership().removed.binary_search(&from).is_err() {
+            return false;
+        }
+        self.count("messages of removed members turned away");
+        if !self.is_cut(to, from) {
+            let life = self.members[sender].life;
+            let at = self.now + self.rng.within(MS..50 * MS);
+            self.at(at, Event::Removed { member: sender, life });
+        }
+        true
+    }
+
     fn send_snapshot(&mut self, m: usize, message: Message) {
         let (from, to) = (self.members[m].id, message.to);
         let metadata = message.get_snapshot().get_metadata();
@@ -221,7 +273,7 @@ impl World {
         }
         let at = self.now + 5 * self.delay() + self.rng.within(0..300 * MS);
         let from_life = self.members[m].life;
-        self.at(at, Event::Transfer(Transfer { from, from_life, to, message, body }));
+        self.at(at, Event::Transfer(Box::new(Transfer { from, from_life, to, message, body })));
     }
 
     /// A snapshot has come through, or not.
@@ -230,10 +282,13 @@ impl World {
         let (sender, receiver) = ((from - 1) as usize, (to - 1) as usize);
         let lives = self.members[sender].life == from_life && self.members[sender].running.is_some();
         let received = lives
-            && !self.net.is_cut(from, to)
-            && !self.net.is_cut(to, from)
+            && !self.is_cut(from, to)
+            && !self.is_cut(to, from)
+            && !self.is_turned_away(from, to)
             && body.is_some_and(|body| self.receive_snapshot(receiver, &message, body))
             && self.members[receiver].running.is_some();
+        self.notice_power_loss(receiver);
+        let received = received && self.members[receiver].running.is_some();
         self.trace.add(
             Level::Story,
             self.now,
@@ -249,7 +304,7 @@ impl World {
         } else {
             self.count("snapshots that broke off");
         }
-        if lives && self.mutation != Some(Mutation::SnapshotReportLost) {
+        if lives {
             // The sender learns of the end by the answer, or because the connection breaks.
             let at = self.now + self.rng.within(100..if received { 20 * MS } else { SECOND });
             self.at(at, Event::SnapshotReport { member: sender, life: from_life, to, received });
@@ -262,8 +317,11 @@ impl World {
         message: &Message,
         mut body: Box<dyn std::io::Read + Send>,
     ) -> bool {
-        let broken = self.net.any(|t| if let Trouble::BrokenSnapshots(n) = t { Some(*n) } else { None });
-        let breaks = broken.is_some_and(|n| self.rng.permille(n));
+        let broken = self.any(|t| if let Trouble::BrokenSnapshots(n) = t { Some(*n) } else { None });
+        let breaks = broken.filter(|(_, n)| self.rng.permille(*n));
+        if self.members[receiver].running.is_some() {
+            self.arm_interruption(receiver);
+        }
         let paused = self.members[receiver].paused_until > self.now;
         let Some(run) = self.members[receiver].running.as_mut().filter(|_| !paused) else { return false };
         let metadata = message.get_snapshot().get_metadata();
@@ -272,14 +330,13 @@ impl World {
         if body.read_to_end(&mut bytes).is_err() {
             return false;
         }
-        if breaks {
+        if let Some((number, _)) = breaks {
+            self.feel(number);
             let some = self.rng.index(bytes.len());
             let _ = sink.write_all(&bytes[..some]);
             return false;
         }
         // Both are bounded in the transport by what the receiver takes.
-        let installed = sink.write_all(&bytes).is_ok() && sink.install().is_ok();
-        self.notice_power_loss(receiver);
-        installed
+        sink.write_all(&bytes).is_ok() && sink.install().is_ok()
     }
 }

@@ -8,7 +8,7 @@
 //!   that nobody was told of are no more than those without an answer;
 //! - **linearizable**: whatever was asked after something else was answered comes after it; reads show what the order
 //!   says at their revision. Stale reads show some earlier state, and never an older one than the same process showed
-//!   before.
+//!   before; and one that says how old its state may be shows every write that was acknowledged longer ago than that.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +19,8 @@ use kvd_kvstore::store::FIRST_REVISION;
 
 use crate::history::{Asked, Op, Told};
 use crate::machine::Notes;
+use crate::plan::MS;
+use crate::trace::Micros;
 
 /// A change of the store.
 struct Change {
@@ -108,7 +110,8 @@ pub fn judge(history: &[Op], notes: &Notes) -> Result<(), String> {
     }
     deletes(history, &order)?;
     real_time(history, &order)?;
-    stale(history)
+    stale(history)?;
+    bounded(history)
 }
 
 /// Whether an answer agrees with the order of changes.
@@ -228,6 +231,44 @@ fn stale(history: &[Op]) -> Result<(), String> {
             return Err(format!("stale read #{number} shows revision {revision} after {seen}"));
         }
         *seen = revision;
+    }
+    Ok(())
+}
+
+/// What "to within a tick" is: the tick, and what a member's loop may take to have it.
+const WITHIN: Micros = 150 * MS;
+
+/// A stale read that says how old its state may be keeps its word.
+fn bounded(history: &[Op]) -> Result<(), String> {
+    let mut writes: Vec<(Micros, u64)> = history
+        .iter()
+        .filter_map(|op| match op.told {
+            Some(Told::Put((revision, _)) | Told::Delete((revision, true))) => {
+                Some((op.returned_at, revision))
+            }
+            _ => None,
+        })
+        .collect();
+    writes.sort_unstable();
+    // The newest revision that was acknowledged up to each of them.
+    let mut newest = 0;
+    for (_, revision) in &mut writes {
+        newest = newest.max(*revision);
+        *revision = newest;
+    }
+    for (number, op) in history.iter().enumerate() {
+        let (Some(Told::Read((revision, _))), Some(age)) = (&op.told, op.age) else { continue };
+        let Some(before) = op.returned_at.checked_sub(age + WITHIN) else { continue };
+        let known = writes.partition_point(|(acknowledged, _)| *acknowledged < before);
+        if let Some((_, must)) =
+            known.checked_sub(1).map(|last| writes[last]).filter(|(_, must)| must > revision)
+        {
+            return Err(format!(
+                "stale read #{number} shows revision {revision} and says that it is at most {} ms old; {must} was \
+                 acknowledged before that",
+                age / MS
+            ));
+        }
     }
     Ok(())
 }

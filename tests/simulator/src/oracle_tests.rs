@@ -29,6 +29,8 @@ fn history(lines: &[Line]) -> Vec<Op> {
         called: *called,
         returned: (*returned > 0).then_some(*returned),
         told: (*returned > 0).then(|| told.clone()),
+        returned_at: *returned * 1000,
+        age: None,
     };
     lines.iter().map(op).collect()
 }
@@ -136,4 +138,22 @@ fn a_stale_read_shows_something_that_was_and_does_not_go_back() {
     assert!(verdict(&with(a, Told::Read((3, None))), &effects).contains("at revision 3 it is"));
     let never = Told::Read((4, record("b", 2, 3, 2)));
     assert!(verdict(&with(never.clone(), never), &effects).contains("never was"));
+}
+
+#[test]
+fn a_stale_read_that_says_how_old_it_may_be_is_held_to_it() {
+    let effects = [put("k", "a", 2, 1), put("k", "b", 3, 2)];
+    let puts = [(1, 2, asked_put("a"), Told::Put((2, 1))), (3, 4, asked_put("b"), Told::Put((3, 2)))];
+    let read = (5, 6, Asked::StaleRead { key: "k".into() }, Told::Read((2, record("a", 2, 2, 1))));
+    let notes = notes(&effects);
+    let verdict = |age: Option<Micros>, later: Micros| {
+        let mut history = history(&[puts[0].clone(), puts[1].clone(), read.clone()]);
+        history[2].returned_at = history[1].returned_at + later;
+        history[2].age = age;
+        judge(&history, &notes).err().unwrap_or_default()
+    };
+    let age = 40 * MS;
+    assert_eq!(verdict(None, 3600 * MS), "", "it says nothing");
+    assert_eq!(verdict(Some(age), age + WITHIN), "", "just in time");
+    assert!(verdict(Some(age), age + WITHIN + 1).contains("3 was acknowledged before that"));
 }

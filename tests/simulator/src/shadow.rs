@@ -21,6 +21,11 @@ impl Shadow {
         Self { boundary: (before, term(before)), terms }
     }
 
+    /// The index of the snapshot behind which it begins.
+    pub(crate) fn boundary(&self) -> u64 {
+        self.boundary.0
+    }
+
     /// The index of the last entry.
     pub(crate) fn last(&self) -> u64 {
         self.boundary.0 + self.terms.len() as u64

@@ -4,16 +4,21 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt::Arguments;
 
+use bytes::Bytes;
+use kvd_node::driver::Ask;
 use kvd_node::initial_members;
+use kvd_raftpb::peers::CallError;
 use raft::eraftpb::Message;
 
+use crate::calls::Call;
 use crate::clients::Clients;
+use crate::fault::Fault;
 use crate::invariants::Invariants;
 use crate::machine::SharedNotes;
-use crate::member::Member;
-use crate::mutation::Mutation;
-use crate::net::{Net, Packet, Transfer, Trouble};
-use crate::plan::{Fault, MS, Plan, SECOND};
+use crate::member::{Member, Stage};
+use crate::net::{Active, Net, Packet, Transfer, Trouble};
+use crate::operator::Task;
+use crate::plan::{MS, Plan, SECOND};
 use crate::rng::Rng;
 use crate::trace::{Level, Micros, Trace};
 use crate::{Outcome, Settings};
@@ -21,8 +26,11 @@ use crate::{Outcome, Settings};
 /// How long the cluster may take, once everything is healed, to agree and to serve everybody.
 const CONVERGENCE: Micros = 60 * SECOND;
 
+/// The most events of a simulation: whatever takes more goes in circles.
+const MOST_EVENTS: u64 = 8_000_000;
+
 /// Something that happens at a moment. `life` tells one process of a member from the next: an event of a process that
-/// is gone does not happen.
+/// is gone does not happen. What is large is boxed, for the queue moves its events about.
 pub(crate) enum Event {
     /// A member's loop takes a turn.
     Turn { member: usize, life: u64 },
@@ -37,11 +45,23 @@ pub(crate) enum Event {
     /// A message arrives.
     Arrive(Packet),
     /// A snapshot has been transferred.
-    Transfer(Transfer),
+    Transfer(Box<Transfer>),
     /// A member's transport reports that a message was lost.
     Unreachable { member: usize, life: u64, to: u64 },
     /// A member's transport reports the fate of a snapshot.
     SnapshotReport { member: usize, life: u64, to: u64, received: bool },
+    /// A member hears that it was removed.
+    Removed { member: usize, life: u64 },
+    /// There is room again on a member's disk.
+    Room { member: usize },
+    /// Somebody looks after a member that refused to start.
+    Repair { member: usize },
+    /// A member's call arrives at another.
+    Called { from: (usize, u64), ask: Box<Ask> },
+    /// A call has ended, for the member that made it.
+    CallEnds { from: (usize, u64), number: u64, answer: Box<Result<Bytes, CallError>> },
+    /// The operator goes on.
+    Operate { task: u64 },
     /// A member starts.
     Start { member: usize, life: u64 },
     /// A client begins its next operation.
@@ -87,7 +107,6 @@ impl Ord for Scheduled {
 /// A cluster with all that surrounds it.
 pub struct World {
     pub(crate) plan: Plan,
-    pub(crate) mutation: Option<Mutation>,
     pub(crate) rng: Rng,
     pub(crate) now: Micros,
     pub(crate) trace: Trace,
@@ -98,8 +117,14 @@ pub struct World {
     pub(crate) notes: SharedNotes,
     /// How often what happened.
     pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// How often each fault was brought about.
+    /// How often each fault was tried, and how often it happened.
+    pub(crate) tried: BTreeMap<Fault, u64>,
     pub(crate) faults: BTreeMap<Fault, u64>,
+    /// What the operator is at.
+    pub(crate) task: Option<Task>,
+    pub(crate) tasks: u64,
+    /// The calls that are being answered.
+    pub(crate) calls: Vec<Call>,
     pub(crate) cluster: (u64, Vec<kvd_node::Member>),
     pub(crate) healed: bool,
     healed_at: Micros,
@@ -112,17 +137,17 @@ pub struct World {
 impl World {
     /// The world of a seed, before anything happens.
     pub fn new(seed: u64, settings: &Settings) -> Self {
-        let mut rng = Rng::new(seed);
-        let plan = Plan::draw(&mut rng);
+        let plan = settings.plan.clone().unwrap_or_else(|| Plan::draw(&mut Rng::new(seed)));
+        // Apart from the plan's, so that another plan does not change all else.
+        let mut rng = Rng::new(!seed);
         let urls: Vec<String> = (1..=plan.members).map(|id| format!("http://member{id}:1")).collect();
         let cluster = (kvd_node::cluster_id(&urls), initial_members(&urls));
         let mut trace = Trace::new(settings.print);
-        trace.add(Level::Story, 0, 0, format_args!("seed {seed}: {plan:?}"));
-        let members = (1..=plan.members).map(|id| Member::new(id, rng.number())).collect();
+        trace.add(Level::Story, 0, 0, format_args!("seed {seed}: {plan}"));
+        let members = (1..=plan.members).map(|id| Member::new(id, true, rng.number())).collect();
         let mut world = Self {
-            clients: Clients::new(plan.clients),
+            clients: Clients::new(plan.clients as usize),
             plan,
-            mutation: settings.mutation,
             rng,
             now: 0,
             trace,
@@ -131,7 +156,11 @@ impl World {
             invariants: Invariants::default(),
             notes: SharedNotes::default(),
             counts: BTreeMap::new(),
+            tried: BTreeMap::new(),
             faults: BTreeMap::new(),
+            task: None,
+            tasks: 0,
+            calls: Vec::new(),
             cluster,
             healed: false,
             healed_at: 0,
@@ -155,7 +184,7 @@ impl World {
         }
         for client in 0..self.plan.clients {
             let at = self.rng.within(0..2 * SECOND);
-            self.at(at, Event::Invoke { client });
+            self.at(at, Event::Invoke { client: client as usize });
         }
         let first = 2 * SECOND + self.rng.within(0..self.plan.calm);
         self.at(first, Event::Nemesis);
@@ -164,7 +193,12 @@ impl World {
 
     /// Runs it to its end.
     pub fn run(mut self) -> Outcome {
+        let mut events = 0;
         while !self.finished && self.failure.is_none() {
+            events += 1;
+            if events > MOST_EVENTS {
+                self.fail(format!("liveness: {MOST_EVENTS} events, and no end"));
+            }
             let Some(Scheduled { at, event, .. }) = self.queue.pop() else {
                 self.fail("nothing happens any more".into());
                 break;
@@ -180,6 +214,7 @@ impl World {
         self.counts.insert("entries committed", self.invariants.committed.len() as u64);
         self.counts.insert("terms with a leader", self.invariants.election_safety.leaders() as u64);
         self.counts.insert("virtual seconds", self.now / SECOND);
+        self.counts.insert("commands that came again", self.invariants.exactly_once.repeats);
         let missed = self.missed();
         Outcome {
             hash: self.trace.hash(),
@@ -188,12 +223,9 @@ impl World {
             counts: self.counts,
             faults: self.faults,
             missed,
+            ended_at: self.now,
+            plan: self.plan,
         }
-    }
-
-    /// The faults of the plan that have not happened.
-    fn missed(&self) -> Vec<Fault> {
-        self.plan.faults.iter().filter(|fault| !self.faults.contains_key(fault)).copied().collect()
     }
 
     fn happen(&mut self, event: Event) {
@@ -204,17 +236,32 @@ impl World {
             Event::Helper { member, life, helper } => {
                 self.of_process(member, life, event, |w| w.helper_done(member, helper));
             }
-            Event::Poll { member, life } => self.of_process(member, life, event, |w| w.poll_clients(member)),
+            Event::Poll { member, life } => {
+                self.of_process(member, life, event, |w| {
+                    w.poll_clients(member);
+                    w.poll_operator(member);
+                    w.poll_calls(member);
+                });
+            }
             Event::Unreachable { member, life, to } => {
                 self.of_process(member, life, event, |w| w.report_unreachable(member, to));
             }
             Event::SnapshotReport { member, life, to, received } => {
                 self.of_process(member, life, event, |w| w.report_snapshot(member, to, received));
             }
+            Event::Removed { member, life } => {
+                self.of_process(member, life, event, |w| w.report_removed(member));
+            }
+            Event::Room { member } => self.make_room(member),
+            Event::Repair { member } => self.repair(member),
+            Event::Called { from, ask } => self.called(from, *ask),
+            Event::CallEnds { from, number, answer } => self.call_ends(from, number, *answer),
+            Event::Operate { task } => self.operate(task),
             Event::Arrive(packet) => self.arrive(packet),
-            Event::Transfer(transfer) => self.transfer(transfer),
+            Event::Transfer(transfer) => self.transfer(*transfer),
             Event::Start { member, life } => {
-                if self.members[member].life == life && self.members[member].running.is_none() {
+                let state = &self.members[member];
+                if state.life == life && state.running.is_none() && !state.refused {
                     self.start(member);
                 }
             }
@@ -236,6 +283,9 @@ impl World {
         }
         if state.paused_until > self.now {
             let at = state.paused_until;
+            if !std::mem::replace(&mut self.members[member].pause_felt, true) {
+                self.happened(Fault::Pause);
+            }
             self.at(at, event);
         } else {
             what(self);
@@ -266,27 +316,32 @@ impl World {
         *self.counts.entry(what).or_default() += 1;
     }
 
+    /// A fault has had an effect.
+    pub(crate) fn happened(&mut self, fault: Fault) {
+        *self.faults.entry(fault).or_default() += 1;
+    }
+
     pub(crate) fn tell(&mut self, who: u64, what: Arguments<'_>) {
         self.trace.add(Level::Story, self.now, who, what);
     }
 
     fn mend(&mut self, trouble: u64) {
-        if let Some(trouble) = self.net.troubles.remove(&trouble) {
+        if let Some(Active { trouble, .. }) = self.net.troubles.remove(&trouble) {
             self.tell(0, format_args!("over: {trouble:?}"));
         }
     }
 
     /// A trouble of the network, for a while.
-    pub(crate) fn trouble(&mut self, trouble: Trouble, lasts: Micros) {
+    pub(crate) fn trouble(&mut self, fault: Fault, trouble: Trouble, lasts: Micros) {
         self.sequence += 1;
         let number = self.sequence;
-        self.net.troubles.insert(number, trouble);
+        self.net.troubles.insert(number, Active { trouble, fault, felt: false });
         self.at(self.now + lasts, Event::Mend { trouble: number });
     }
 
     fn heal(&mut self) {
-        // A fault takes somebody to happen to. Wait for those that found nobody, but not for ever.
-        if !self.missed().is_empty() && self.now < 2 * self.plan.duration {
+        // A fault takes somebody to happen to. Wait for those that found nobody, but not for long.
+        if !self.missed().is_empty() && self.now < self.plan.duration + 10 * SECOND {
             self.at(self.now + SECOND, Event::Heal);
             return;
         }
@@ -298,8 +353,15 @@ impl World {
             let member = &mut self.members[m];
             member.slow_until = 0;
             member.power_off_at_start = None;
+            member.interrupt_snapshot = None;
+            member.end_armed = None;
             member.disk.clear_faults();
-            if member.running.is_none() {
+            if member.full {
+                self.make_room(m);
+            }
+            self.bring_back(m);
+            let member = &mut self.members[m];
+            if member.stage == Stage::In && member.running.is_none() {
                 let life = member.life;
                 self.at(self.now + MS, Event::Start { member: m, life });
             }
@@ -315,6 +377,12 @@ impl World {
             ));
             return;
         }
+        for m in 0..self.members.len() {
+            if self.members[m].stage == Stage::Out {
+                // What it still has to say does not matter, nor who waits there.
+                self.end_process(m);
+            }
+        }
         if self.agreed() && self.clients.farewell_done() {
             self.tell(0, format_args!("the cluster agrees"));
             self.finished = true;
@@ -326,9 +394,14 @@ impl World {
         self.at(self.now + 200 * MS, Event::Check);
     }
 
-    /// Whether all members have the same log, applied to its end, and know the same leader.
+    /// Whether all members have the same log, applied to its end, and know the same leader; and the operator has what
+    /// was asked for, and all learners were promoted.
     fn agreed(&self) -> bool {
-        let states: Option<Vec<_>> = self.members.iter().map(Member::position).collect();
+        if self.task.is_some() || !self.invariants.configuration.newest().1.is_empty() {
+            return false;
+        }
+        let states: Option<Vec<_>> =
+            self.members.iter().filter(|member| member.counts()).map(Member::position).collect();
         states.is_some_and(|states| {
             states.iter().all(|state| *state == states[0] && state.leader != 0 && state.is_settled())
         })

@@ -135,6 +135,11 @@ impl MemDisk {
         self.lock_state().operations
     }
 
+    /// How many operations have failed with that error number, because they were told to or found no room.
+    pub fn failures(&self, errno: i32) -> u64 {
+        self.lock_state().failures.get(&errno).copied().unwrap_or(0)
+    }
+
     /// Bytes that all files have together.
     pub fn used(&self) -> u64 {
         self.lock_state().used()

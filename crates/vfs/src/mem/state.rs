@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) power_off_at: Option<u64>,
     pub(super) off: bool,
     pub(super) faults: Vec<Fault>,
+    /// Operations that failed, by error number.
+    pub(super) failures: BTreeMap<i32, u64>,
     pub(super) capacity: Option<u64>,
     pub(super) rng: Rng,
     /// Operations that will stall: which, and how many of them come before.
@@ -81,6 +83,7 @@ impl Default for State {
             power_off_at: None,
             off: false,
             faults: Vec::new(),
+            failures: BTreeMap::new(),
             capacity: None,
             rng: Rng::new(0),
             stalls: Vec::new(),
@@ -162,14 +165,19 @@ impl State {
         self.faults.retain_mut(|fault| {
             let due = is_due(op, fault.op, &mut fault.left);
             if due {
-                failed = Some((os(fault.errno), fault.lands));
+                failed = Some((fault.errno, fault.lands));
             }
             !due
         });
         match failed {
-            Some(error) if power == Power::On => Err(error),
+            Some((errno, lands)) if power == Power::On => Err((self.fail(errno), lands)),
             _ => Ok(power),
         }
+    }
+
+    fn fail(&mut self, errno: i32) -> io::Error {
+        *self.failures.entry(errno).or_default() += 1;
+        os(errno)
     }
 
     pub(super) fn end(power: Power) -> io::Result<()> {
@@ -211,6 +219,7 @@ impl State {
             nodes: self.nodes.clone(),
             next: self.next,
             operations: self.operations,
+            failures: self.failures.clone(),
             capacity: self.capacity,
             rng: self.rng.clone(),
             ..State::default()
@@ -241,9 +250,11 @@ impl State {
         files.sum()
     }
 
-    pub(super) fn room_for(&self, more: usize) -> io::Result<()> {
+    pub(super) fn room_for(&mut self, more: usize) -> io::Result<()> {
         match self.capacity {
-            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => Err(os(MemDisk::ENOSPC)),
+            Some(capacity) if more > 0 && self.used() + more as u64 > capacity => {
+                Err(self.fail(MemDisk::ENOSPC))
+            }
             _ => Ok(()),
         }
     }

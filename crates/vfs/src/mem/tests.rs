@@ -141,6 +141,7 @@ fn the_nth_operation_fails_and_no_other() {
     disk.fail_nth(Op::Write, 2, MemDisk::EIO);
     file.write_all_at(b"1", 0).unwrap();
     assert!(file.write_all_at(b"22", 1).is_err());
+    assert_eq!(disk.failures(MemDisk::EIO), 1);
     file.write_all_at(b"3", 0).unwrap();
 }
 
@@ -154,6 +155,7 @@ fn a_full_disk_refuses_the_byte_beyond() {
     assert_eq!(full.kind(), io::ErrorKind::StorageFull);
     assert!(file.set_len(1001).is_err());
     file.write_all_at(&[2; 1000], 0).unwrap();
+    assert_eq!((disk.failures(MemDisk::ENOSPC), disk.failures(MemDisk::EIO)), (2, 0));
 }
 
 #[test]

@@ -18,11 +18,12 @@ impl Committed {
     /// A member starts: what it knows as committed may be less than what it knew before.
     pub fn started(&mut self, look: Look<'_>) -> Verdict {
         self.seen.remove(&look.member);
-        self.look(look)
+        // What is committed was committed before it ended.
+        self.look(look, |_, _| {})
     }
 
-    /// A member after a turn.
-    pub fn look(&mut self, Look { member, raft }: Look<'_>) -> Verdict {
+    /// A member after a turn. `new` is called for each entry, index and term, that nobody has committed before.
+    pub fn look(&mut self, Look { member, raft }: Look<'_>, mut new: impl FnMut(u64, u64)) -> Verdict {
         let commit = raft.raft.raft_log.committed;
         let seen = *self.seen.get(&member).unwrap_or(&0);
         if commit < seen {
@@ -33,7 +34,10 @@ impl Committed {
             let Ok(term) = store.term(index) else {
                 return Err(format!("member {member} commits {index} and does not hold it"));
             };
-            let first = *self.terms.entry(index).or_insert(term);
+            let first = *self.terms.entry(index).or_insert_with(|| {
+                new(index, term);
+                term
+            });
             if first != term {
                 return Err(format!(
                     "state machine safety: member {member} commits term {term} at index {index}, another one term {first}"

@@ -2,7 +2,8 @@
 //!
 //! - It speaks in no term, grants no vote, and acknowledges no entry that it would forget in a crash.
 //! - It grants one vote a term (section 5.2), also across restarts.
-//! - When it starts again, it holds everything that it had made durable.
+//! - When it starts again, it holds everything that it had made durable, and starts from the newest snapshot that it had
+//!   on record: a snapshot's file is durable before its record.
 
 use std::collections::BTreeMap;
 
@@ -19,19 +20,47 @@ pub struct Durable {
     vote: u64,
     log: Shadow,
     votes: BTreeMap<u64, u64>,
+    /// The index of the newest snapshot on record.
+    snapshot: u64,
 }
 
 impl Durable {
     /// A write is durable. `entry` is called for each of its entries, with the term of the one before it.
     pub fn written(&mut self, write: &Write, entry: impl FnMut(u64, &Entry)) {
         self.log.write(write, entry);
+        if let Some(snapshot) = &write.snapshot {
+            self.snapshot = self.snapshot.max(snapshot.index);
+        }
         if let Some(state) = &write.hard_state {
             (self.term, self.vote) = (state.term, state.vote);
         }
     }
 
-    /// The member starts. `disturbed`: the first index that a write which was under way may have overwritten.
-    pub fn started(&mut self, Look { member, raft }: Look<'_>, disturbed: Option<u64>) -> Verdict {
+    /// Who it has voted for in a term, as far as anybody was told or a disk knows.
+    pub fn voted_for(&self, term: u64) -> Option<u64> {
+        let on_disk = Some(self.vote).filter(|vote| self.term == term && *vote != 0);
+        self.votes.get(&term).copied().or(on_disk)
+    }
+
+    /// Whether it holds the entry at an index, in a log or in a snapshot.
+    pub fn holds(&self, index: u64, term: Option<u64>) -> bool {
+        let known = self.log.term(index);
+        (known.is_some() && known == term) || index < self.log.boundary()
+    }
+
+    /// The index of the last entry on its disk.
+    pub fn last(&self) -> u64 {
+        self.log.last()
+    }
+
+    /// The member starts. `disturbed`: the first index that a write which was under way may have overwritten. `rotten`:
+    /// its disk was damaged, so it may fall back to an older snapshot.
+    pub fn started(
+        &mut self,
+        Look { member, raft }: Look<'_>,
+        disturbed: Option<u64>,
+        rotten: bool,
+    ) -> Verdict {
         let (term, vote) = (raft.raft.term, raft.raft.vote);
         if term < self.term || (term == self.term && self.vote != 0 && vote != self.vote) {
             return Err(format!(
@@ -40,6 +69,14 @@ impl Durable {
                 self.term, self.vote
             ));
         }
+        let from = raft.store().snapshot_metadata().index;
+        if from < self.snapshot && !rotten {
+            return Err(format!(
+                "durability: member {member} starts from the snapshot at {from}; on record was one at {}",
+                self.snapshot
+            ));
+        }
+        self.snapshot = from;
         let found = Shadow::of(raft.store());
         let undisturbed = disturbed.map_or(self.log.last(), |first| self.log.last().min(first - 1));
         for index in raft.store().first_index()..=undisturbed {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use raft::eraftpb::Entry;
 
 use super::Verdict;
+use super::state_equality::add;
 
 /// What was written at each index and term, by whoever was first.
 #[derive(Debug, Default)]
@@ -17,10 +18,7 @@ pub struct LogMatching {
 impl LogMatching {
     /// A member writes an entry behind one of term `before`, or has it in its log when it starts.
     pub fn entry(&mut self, member: u64, before: u64, entry: &Entry) -> Verdict {
-        let bytes = entry.data.iter().chain(entry.context.iter());
-        let hash = bytes.fold(entry.entry_type as u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = add(add(entry.entry_type as u64, &entry.data), &entry.context);
         let (index, term) = (entry.index, entry.term);
         let (first_before, first_hash) = *self.entries.entry((index, term)).or_insert((before, hash));
         if (first_before, first_hash) != (before, hash) {

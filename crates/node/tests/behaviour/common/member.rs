@@ -132,7 +132,7 @@ fn open(
     let home = Home::open(disk.disk(), Path::new(DIR))?;
     let node = home.start(config.clone(), start, journal.clone())?;
     let handle = node.handle();
-    let Parts { core, inbox, wal, snapshotter, lock } = node.into_parts();
+    let Parts { core, inbox, shown: _, wal, snapshotter, lock } = node.into_parts();
     let reader = wal.reader();
     Ok((handle, Running { core, inbox, wal, reader, snapshotter, _lock: lock, effects: Effects::default() }))
 }
