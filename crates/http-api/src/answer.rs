@@ -81,7 +81,11 @@ pub(crate) fn failed(error: &Error) -> Answer {
 fn status_of(error: &Error) -> StatusCode {
     match error {
         Error::EmptyKey => StatusCode::BAD_REQUEST,
-        Error::KeyTooLong { .. } | Error::ValueTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::KeyTooLong { .. }
+        | Error::ValueTooLarge { .. }
+        | Error::RequestTooLarge { .. }
+        | Error::WouldBeTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::NotANumber | Error::Overflow => StatusCode::CONFLICT,
         Error::Overloaded => StatusCode::TOO_MANY_REQUESTS,
         Error::NoLeader | Error::Stopped | Error::Removed => StatusCode::SERVICE_UNAVAILABLE,
         Error::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,

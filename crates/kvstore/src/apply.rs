@@ -14,7 +14,7 @@ use kvd_node::StateMachine;
 
 use crate::command::{Command, Response};
 use crate::snapshot::{self, View};
-use crate::store::{Shared, Store};
+use crate::store::{Cleared, Shared, Store};
 
 /// The most keys that are freed on the node's loop, which takes some 5 ms; half a second for each million of them would
 /// cost a member its leader.
@@ -25,7 +25,8 @@ const FREED_INLINE: usize = 10_000;
 #[derive(Debug)]
 pub struct Kv {
     store: Shared,
-    /// Frees a store that a snapshot has replaced.
+    /// Frees what a snapshot has replaced or a command has cleared, and then awaits the thread before it: there is one for
+    /// each such store, and the last stands for all.
     freeing: Option<JoinHandle<()>>,
 }
 
@@ -42,8 +43,15 @@ impl StateMachine for Kv {
     type Restored = Store;
 
     fn apply(&mut self, commands: &[Bytes], _index: u64) -> Vec<Bytes> {
+        let mut cleared = Vec::new();
         let mut store = self.store.write();
-        commands.iter().map(|command| apply(&mut store, command).encode()).collect()
+        let responses =
+            commands.iter().map(|command| apply(&mut store, command, &mut cleared).encode()).collect();
+        drop(store);
+        for cleared in cleared {
+            self.free(cleared.len(), cleared);
+        }
+        responses
     }
 
     fn freeze(&mut self) -> View {
@@ -56,34 +64,47 @@ impl StateMachine for Kv {
 
     fn install(&mut self, restored: Store) {
         let replaced = std::mem::replace(&mut *self.store.write(), restored);
-        if replaced.len() > FREED_INLINE {
-            self.finish_freeing();
-            // Where there can be no thread, the closure is dropped here, and the store with it.
-            let thread = thread::Builder::new().name("kvd-free".into()).spawn(move || drop(replaced));
-            self.freeing = thread.ok();
-        }
+        self.free(replaced.len(), replaced);
     }
 }
 
 impl Kv {
-    fn finish_freeing(&mut self) {
-        if let Some(thread) = self.freeing.take() {
-            // It only drops a map of bytes, which does not panic.
-            let _ = thread.join();
+    /// Drops what holds so many keys, off the node's loop if that takes long.
+    fn free<T: Send + 'static>(&mut self, keys: usize, what: T) {
+        if keys <= FREED_INLINE {
+            return;
         }
+        let before = self.freeing.take();
+        // Where there can be no thread, the closure is dropped here, and what it holds with it.
+        let thread = thread::Builder::new().name("kvd-free".into()).spawn(move || {
+            drop(what);
+            join(before);
+        });
+        self.freeing = thread.ok();
+    }
+}
+
+/// Awaits a thread that only drops a map of bytes, which does not panic.
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread {
+        let _ = thread.join();
     }
 }
 
 impl Drop for Kv {
     fn drop(&mut self) {
-        self.finish_freeing();
+        join(self.freeing.take());
     }
 }
 
-fn apply(store: &mut Store, command: &Bytes) -> Response {
+fn apply(store: &mut Store, command: &Bytes, cleared: &mut Vec<Cleared>) -> Response {
     match Command::decode(command.clone()) {
         Ok(Command::Put { key, value }) => Response::Put(store.put(&key, &value)),
         Ok(Command::Delete { key }) => Response::Delete(store.delete(&key)),
+        Ok(Command::Txn(txn)) => match store.transact(&txn, cleared) {
+            Ok(done) => Response::Txn(done),
+            Err(refusal) => Response::Refused(refusal),
+        },
         Err(refusal) => Response::Refused(refusal),
     }
 }

@@ -8,6 +8,7 @@ use prost::Message;
 
 use crate::pb;
 use crate::store::{Deleted, Written};
+use crate::txn::{Compare, Done, Operation, Target, Txn};
 
 pub use crate::pb::Refusal;
 
@@ -17,6 +18,8 @@ pub use crate::pb::Refusal;
 pub const FORMAT_KEY_BYTES: usize = 64 << 10;
 /// The longest value, in bytes, that any version of the store takes. See [`FORMAT_KEY_BYTES`].
 pub const FORMAT_VALUE_BYTES: usize = 64 << 20;
+/// The most increments and appends in one command: each has a number in the response, which sessions keep.
+pub const FORMAT_NUMBERS: usize = 128;
 
 /// A change that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub enum Command {
         /// The key: any bytes.
         key: Bytes,
     },
+    /// Does several things under one revision, or none of them.
+    Txn(Txn),
 }
 
 impl Command {
@@ -42,6 +47,7 @@ impl Command {
         let kind = match self {
             Self::Put { key, value } => pb::command::Kind::Put(pb::Put { key, value }),
             Self::Delete { key } => pb::command::Kind::Delete(pb::Delete { key }),
+            Self::Txn(txn) => pb::command::Kind::Txn(txn.into()),
         };
         pb::Command { kind: Some(kind) }.encode_to_vec().into()
     }
@@ -55,19 +61,81 @@ impl Command {
                 Ok(Self::Put { key, value })
             }
             Some(pb::command::Kind::Delete(pb::Delete { key })) if fits(&key, 0) => Ok(Self::Delete { key }),
+            Some(pb::command::Kind::Txn(txn)) => {
+                let txn = Txn::try_from(txn)?;
+                txn.check()?;
+                Ok(Self::Txn(txn))
+            }
             Some(_) => Err(Refusal::TooLarge),
             None => Err(Refusal::UnknownKind),
         }
     }
 }
 
+impl From<Txn> for pb::Txn {
+    fn from(txn: Txn) -> Self {
+        let compare = |compare: Compare| {
+            let target = match compare.target {
+                Target::ModRevision(revision) => pb::compare::Target::ModRevision(revision),
+                Target::Exists(exists) => pb::compare::Target::Exists(exists),
+            };
+            pb::Compare { key: compare.key, target: Some(target) }
+        };
+        let operation = |operation: Operation| {
+            use pb::operation::Kind;
+            let kind = match operation {
+                Operation::Put { key, value } => Kind::Put(pb::Put { key, value }),
+                Operation::Delete { key } => Kind::Delete(pb::Delete { key }),
+                Operation::DeleteRange { start, end } => Kind::DeleteRange(pb::DeleteRange { start, end }),
+                Operation::Increment { key, by } => Kind::Increment(pb::Increment { key, by }),
+                Operation::Append { key, suffix, limit } => Kind::Append(pb::Append { key, suffix, limit }),
+            };
+            pb::Operation { kind: Some(kind) }
+        };
+        Self {
+            compares: txn.compares.into_iter().map(compare).collect(),
+            operations: txn.operations.into_iter().map(operation).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::Txn> for Txn {
+    type Error = Refusal;
+
+    fn try_from(txn: pb::Txn) -> Result<Self, Refusal> {
+        let compare = |compare: pb::Compare| {
+            let target = match compare.target.ok_or(Refusal::UnknownKind)? {
+                pb::compare::Target::ModRevision(revision) => Target::ModRevision(revision),
+                pb::compare::Target::Exists(exists) => Target::Exists(exists),
+            };
+            Ok(Compare { key: compare.key, target })
+        };
+        let operation = |operation: pb::Operation| {
+            use pb::operation::Kind;
+            Ok(match operation.kind.ok_or(Refusal::UnknownKind)? {
+                Kind::Put(pb::Put { key, value }) => Operation::Put { key, value },
+                Kind::Delete(pb::Delete { key }) => Operation::Delete { key },
+                Kind::DeleteRange(pb::DeleteRange { start, end }) => Operation::DeleteRange { start, end },
+                Kind::Increment(pb::Increment { key, by }) => Operation::Increment { key, by },
+                Kind::Append(pb::Append { key, suffix, limit }) => Operation::Append { key, suffix, limit },
+            })
+        };
+        Ok(Self {
+            compares: txn.compares.into_iter().map(compare).collect::<Result<_, _>>()?,
+            operations: txn.operations.into_iter().map(operation).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
 /// What a command did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
     /// A put was done.
     Put(Written),
     /// A delete was done, also if there was nothing to delete.
     Delete(Deleted),
+    /// A transaction was done, or one of its compares did not hold.
+    Txn(Done),
     /// Nothing was done.
     Refused(Refusal),
 }
@@ -80,6 +148,9 @@ impl Response {
         let kind = match self {
             Self::Put(Written { revision, version }) => Kind::Put(pb::Written { revision, version }),
             Self::Delete(Deleted { revision, existed }) => Kind::Delete(pb::Deleted { revision, existed }),
+            Self::Txn(Done { revision, succeeded, deleted, numbers }) => {
+                Kind::Txn(pb::Done { revision, succeeded, deleted, numbers })
+            }
             Self::Refused(refusal) => Kind::Refused(refusal.into()),
         };
         pb::Response { kind: Some(kind) }.encode_to_vec().into()
@@ -94,6 +165,9 @@ impl Response {
             Kind::Delete(pb::Deleted { revision, existed }) => {
                 Some(Self::Delete(Deleted { revision, existed }))
             }
+            Kind::Txn(pb::Done { revision, succeeded, deleted, numbers }) => {
+                Some(Self::Txn(Done { revision, succeeded, deleted, numbers }))
+            }
             Kind::Refused(refusal) => Refusal::try_from(refusal).ok().map(Self::Refused),
         }
     }
@@ -107,12 +181,31 @@ mod tests {
         Command::Put { key: vec![0; key].into(), value: vec![0xff; value].into() }.encode()
     }
 
+    fn every_operation() -> Txn {
+        let key = || Bytes::from_static(b"k\xff");
+        Txn {
+            compares: vec![
+                Compare { key: key(), target: Target::ModRevision(0) },
+                Compare { key: key(), target: Target::Exists(false) },
+            ],
+            operations: vec![
+                Operation::Put { key: key(), value: "v".into() },
+                Operation::Delete { key: key() },
+                Operation::DeleteRange { start: "".into(), end: key() },
+                Operation::Increment { key: key(), by: i64::MIN },
+                Operation::Append { key: key(), suffix: "".into(), limit: u64::MAX },
+            ],
+        }
+    }
+
     #[test]
     fn commands_survive_encoding() {
         for command in [
             Command::Put { key: "k".into(), value: Bytes::from_static(b"a\xff\0b") },
             Command::Put { key: "".into(), value: "".into() },
             Command::Delete { key: Bytes::from_static(&[0xff, 0xfe]) },
+            Command::Txn(every_operation()),
+            Command::Txn(Txn::default()),
         ] {
             assert_eq!(Command::decode(command.clone().encode()), Ok(command));
         }
@@ -124,9 +217,12 @@ mod tests {
             Response::Put(Written { revision: 2, version: 1 }),
             Response::Delete(Deleted { revision: u64::MAX, existed: true }),
             Response::Delete(Deleted { revision: 0, existed: false }),
+            Response::Txn(Done { revision: 7, succeeded: true, deleted: 3, numbers: vec![0, -1, i64::MAX] }),
+            Response::Txn(Done::default()),
             Response::Refused(Refusal::Malformed),
+            Response::Refused(Refusal::Overflow),
         ] {
-            assert_eq!(Response::decode(response.encode()), Some(response));
+            assert_eq!(Response::decode(response.clone().encode()), Some(response));
         }
         assert_eq!(Response::decode(Bytes::new()), None);
         assert_eq!(Response::decode(Bytes::from_static(b"\xff")), None);
@@ -150,6 +246,44 @@ mod tests {
         assert_eq!(Command::decode(put(1, FORMAT_VALUE_BYTES + 1)), Err(Refusal::TooLarge));
         let key = vec![0; FORMAT_KEY_BYTES + 1].into();
         assert_eq!(Command::decode(Command::Delete { key }.encode()), Err(Refusal::TooLarge));
+    }
+
+    #[test]
+    fn a_transaction_whose_answer_or_parts_are_too_large_is_refused() {
+        let increment = || Operation::Increment { key: "k".into(), by: 1 };
+        let decode = |operations: Vec<Operation>| {
+            Command::decode(Command::Txn(Txn { compares: Vec::new(), operations }).encode()).map(drop)
+        };
+        for (numbers, decoded) in [
+            (FORMAT_NUMBERS - 1, Ok(())),
+            (FORMAT_NUMBERS, Ok(())),
+            (FORMAT_NUMBERS + 1, Err(Refusal::TooLarge)),
+        ] {
+            assert_eq!(decode((0..numbers).map(|_| increment()).collect()), decoded);
+        }
+        let long = Bytes::from(vec![0; FORMAT_KEY_BYTES + 1]);
+        for operation in [
+            Operation::Put { key: long.clone(), value: "".into() },
+            Operation::Delete { key: long.clone() },
+            Operation::DeleteRange { start: "".into(), end: long.clone() },
+            Operation::DeleteRange { start: long.clone(), end: "".into() },
+            Operation::Increment { key: long.clone(), by: 1 },
+            Operation::Append { key: long.clone(), suffix: "".into(), limit: 1 },
+            Operation::Append {
+                key: "k".into(),
+                suffix: vec![0; FORMAT_VALUE_BYTES + 1].into(),
+                limit: u64::MAX,
+            },
+        ] {
+            assert_eq!(decode(vec![operation]), Err(Refusal::TooLarge));
+        }
+        let compares = vec![Compare { key: long, target: Target::Exists(true) }];
+        let compare = Command::Txn(Txn { compares, operations: Vec::new() });
+        assert_eq!(Command::decode(compare.encode()), Err(Refusal::TooLarge));
+        // A compare without a target, an operation of no kind.
+        for bytes in [&[0x1a, 0x02, 0x0a, 0x00][..], &[0x1a, 0x02, 0x12, 0x00]] {
+            assert_eq!(Command::decode(Bytes::from_static(bytes)), Err(Refusal::UnknownKind));
+        }
     }
 
     #[test]

@@ -6,14 +6,15 @@
 //! deadline (5 s by default), for a leader among other things, and then fails.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kvd_node::{ChangeOutcome, Handle, MembershipChange};
 
-use crate::command::{Command, Response};
+use crate::command::{Command, Refusal, Response};
 use crate::door::{Age, Consistency, Door, Error, Limits, Reading, Status};
-use crate::store::{Deleted, Shared, Written};
+use crate::store::{Deleted, Shared, Store, Written};
 
 /// How long a request waits before it fails, unless a service was told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,11 +50,6 @@ impl Service {
         Self { limits: Limits { key_bytes, value_bytes }, ..self }
     }
 
-    async fn propose(&self, command: Command) -> Result<Response, Error> {
-        let applied = self.handle.propose(command.encode(), self.timeout).await.map_err(of_node)?;
-        Response::decode(applied.response).ok_or(Error::BadResponse)
-    }
-
     async fn change(&self, change: MembershipChange) -> Result<(), Error> {
         match self.handle.change_membership(change, self.timeout).await.map_err(of_node)? {
             ChangeOutcome::Applied { .. } | ChangeOutcome::AlreadySo => Ok(()),
@@ -63,22 +59,41 @@ impl Service {
 
 impl Door for Service {
     async fn put(&self, key: Bytes, value: Bytes) -> Result<Written, Error> {
-        self.limits.check_key(&key)?;
-        self.limits.check_value(value.len() as u64)?;
         match self.propose(Command::Put { key, value }).await? {
             Response::Put(written) => Ok(written),
-            Response::Refused(refusal) => Err(Error::Refused(refusal)),
-            Response::Delete(_) => Err(Error::BadResponse),
+            _ => Err(Error::BadResponse),
         }
     }
 
     async fn delete(&self, key: Bytes) -> Result<Deleted, Error> {
-        self.limits.check_key(&key)?;
         match self.propose(Command::Delete { key }).await? {
             Response::Delete(deleted) => Ok(deleted),
-            Response::Refused(refusal) => Err(Error::Refused(refusal)),
-            Response::Put(_) => Err(Error::BadResponse),
+            _ => Err(Error::BadResponse),
         }
+    }
+
+    fn propose(
+        &self,
+        command: Command,
+    ) -> impl Future<Output = Result<Response, Error>> + Send + 'static + use<> {
+        let value_bytes = self.limits.value_bytes as u64;
+        let proposed =
+            self.limits.check_command(&command).map(|()| self.handle.propose(command.encode(), self.timeout));
+        async move {
+            let applied = proposed?.await.map_err(of_node)?;
+            match Response::decode(applied.response).ok_or(Error::BadResponse)? {
+                Response::Refused(Refusal::NotANumber) => Err(Error::NotANumber),
+                Response::Refused(Refusal::Overflow) => Err(Error::Overflow),
+                // What the limits could not tell before: the length of a value that grows.
+                Response::Refused(Refusal::TooLarge) => Err(Error::WouldBeTooLarge { limit: value_bytes }),
+                Response::Refused(refusal) => Err(Error::Refused(refusal)),
+                response => Ok(response),
+            }
+        }
+    }
+
+    fn local(&self) -> impl Deref<Target = Store> {
+        self.store.read()
     }
 
     async fn get(&self, key: Bytes, how: Consistency) -> Result<Reading, Error> {
@@ -107,9 +122,14 @@ impl Door for Service {
         self.change(MembershipChange::Remove { id }).await
     }
 
+    fn snapshot(&self, timeout: Duration) -> impl Future<Output = Result<u64, Error>> + Send {
+        let index = self.handle.snapshot(timeout);
+        async move { index.await.map_err(of_node) }
+    }
+
     fn status(&self) -> Status {
-        let kvd_node::Status { id, cluster_id, leader, is_member, .. } = self.handle.status();
-        Status { id, cluster_id, leader, member: is_member }
+        let kvd_node::Status { id, cluster_id, leader, term, applied, is_member, .. } = self.handle.status();
+        Status { id, cluster_id, leader, term, applied, member: is_member }
     }
 
     fn limits(&self) -> Limits {
@@ -122,9 +142,7 @@ fn of_node(error: kvd_node::Error) -> Error {
         kvd_node::Error::Overloaded => Error::Overloaded,
         kvd_node::Error::NoLeader => Error::NoLeader,
         kvd_node::Error::Unknown { reason } => Error::Unknown { reason },
-        kvd_node::Error::TooLarge { len, limit } => {
-            Error::ValueTooLarge { len: len as u64, limit: limit as u64 }
-        }
+        kvd_node::Error::TooLarge { len, limit } => Error::RequestTooLarge { len, limit },
         kvd_node::Error::Stopped => Error::Stopped,
         kvd_node::Error::Removed => Error::Removed,
         kvd_node::Error::Refused(refusal) => Error::Membership(refusal),

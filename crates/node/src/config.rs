@@ -16,6 +16,8 @@ pub struct Limits {
     pub reads: usize,
     /// Most membership changes in flight. Default 16.
     pub changes: usize,
+    /// Most requests for a snapshot that wait for one. Default 16.
+    pub snapshots: usize,
     /// Most messages of peers that wait for the loop. Default 8192.
     pub messages: usize,
     /// Most bytes of such messages. Default 64 MiB.
@@ -30,6 +32,7 @@ impl Default for Limits {
             proposal_bytes: 64 << 20,
             reads: 65_536,
             changes: 16,
+            snapshots: 16,
             messages: 8192,
             message_bytes: 64 << 20,
         }

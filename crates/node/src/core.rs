@@ -30,6 +30,7 @@ use crate::ready::{Pipeline, Write};
 use crate::replicated::{Frozen, Replicated, Restored};
 use crate::session::Applied;
 use crate::shutdown::Phase;
+use crate::snapshot_requests::SnapshotRequests;
 use crate::state_machine::StateMachine;
 
 /// A learner is promoted when its log ends at most this many entries before the leader's commit index.
@@ -89,6 +90,7 @@ pub struct Core<S: StateMachine> {
     pub(crate) lease: Lease,
     pub(crate) tracker: Tracker,
     pub(crate) changes: Changes,
+    snapshot_requests: SnapshotRequests,
     /// Index of the last entry that `state` holds.
     pub(crate) applied: u64,
     /// raft's configuration as of `applied`.
@@ -133,6 +135,7 @@ impl<S: StateMachine> Core<S> {
             lease: Lease::default(),
             tracker: Tracker::new(id, boot),
             changes: Changes::new(id, boot, config.limits.changes),
+            snapshot_requests: SnapshotRequests::default(),
             pipeline: Pipeline::default(),
             state: from.state,
             applied: snapshot.index,
@@ -177,6 +180,9 @@ impl<S: StateMachine> Core<S> {
         }
         for change in arrivals.changes {
             self.changes.push(change, self.now);
+        }
+        for request in arrivals.snapshots {
+            self.snapshot_requests.push(request, self.applied, self.now, self.config.limits.snapshots);
         }
         for read in arrivals.reads {
             self.reads.push(read, self.now);
@@ -255,6 +261,7 @@ impl<S: StateMachine> Core<S> {
         self.tracker.expire(now);
         self.reads.expire(now);
         self.changes.expire(now);
+        self.snapshot_requests.expire(now);
         self.look_around();
         if self.is_leader() {
             self.promote_learner();
@@ -588,6 +595,10 @@ impl<S: StateMachine> Core<S> {
         if let Some(index) = self.raw.store().take_snapshot_request() {
             self.compaction.ask_for(index);
         }
+        self.snapshot_requests.recorded(self.compaction.newest().1);
+        if let Some(index) = self.snapshot_requests.wanted() {
+            self.compaction.ask_for(index);
+        }
         // A learner that is not promoted yet is in the configuration all the same; an empty one is a joiner's.
         if self.conf_state.voters.is_empty() || !self.compaction.is_due(self.applied) {
             return Ok(());
@@ -662,5 +673,6 @@ impl<S: StateMachine> Core<S> {
         self.tracker.fail_all(never.clone(), maybe.clone());
         self.changes.fail_all(never, &maybe);
         self.reads.fail_all(never);
+        self.snapshot_requests.fail_all(never);
     }
 }

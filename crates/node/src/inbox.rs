@@ -18,6 +18,7 @@ use crate::error::{Error, Fatal};
 use crate::membership::{ChangeOutcome, MembershipChange};
 use crate::proposal::{Load, Proposal};
 use crate::read_index::Read;
+use crate::snapshot_requests::SnapshotRequest;
 
 /// A membership change as it comes from a caller.
 pub(crate) struct Change {
@@ -72,6 +73,7 @@ pub struct Arrivals<R> {
     pub(crate) proposals: Vec<Proposal>,
     pub(crate) reads: Vec<Read>,
     pub(crate) changes: Vec<Change>,
+    pub(crate) snapshots: Vec<SnapshotRequest>,
     pub(crate) messages: Vec<(u64, Message)>,
     pub(crate) reports: Vec<Report>,
     pub(crate) done: Vec<Done<R>>,
@@ -84,6 +86,7 @@ impl<R> Default for Arrivals<R> {
             proposals: Vec::new(),
             reads: Vec::new(),
             changes: Vec::new(),
+            snapshots: Vec::new(),
             messages: Vec::new(),
             reports: Vec::new(),
             done: Vec::new(),
@@ -185,6 +188,16 @@ impl<R> Inbox<R> {
         })
     }
 
+    pub(crate) fn snapshot(&self, request: SnapshotRequest) -> Result<(), Error> {
+        self.request(|state| {
+            if state.arrivals.snapshots.len() >= self.limits.snapshots {
+                return Err(Error::Overloaded);
+            }
+            state.arrivals.snapshots.push(request);
+            Ok(())
+        })
+    }
+
     /// Takes a message of a peer, or drops it if the queue is full.
     pub(crate) fn deliver(&self, from: u64, message: Message) {
         let len = codec::message_len(&message);
@@ -259,6 +272,7 @@ impl<R> Inbox<R> {
         let idle = a.proposals.is_empty()
             && a.reads.is_empty()
             && a.changes.is_empty()
+            && a.snapshots.is_empty()
             && a.messages.is_empty()
             && a.reports.is_empty()
             && a.done.is_empty()
@@ -314,8 +328,8 @@ mod tests {
     }
 
     #[test]
-    fn reads_and_changes_are_bounded() {
-        let inbox = inbox(Limits { reads: 2, changes: 1, ..Limits::default() });
+    fn reads_changes_and_snapshots_are_bounded() {
+        let inbox = inbox(Limits { reads: 2, changes: 1, snapshots: 1, ..Limits::default() });
         let read = || Read { timeout: Duration::ZERO, reply: oneshot::channel().0 };
         inbox.take(Load::default(), 1);
         assert_eq!(inbox.read(read()), Ok(()));
@@ -327,6 +341,9 @@ mod tests {
         };
         assert_eq!(inbox.change(change()), Ok(()));
         assert_eq!(inbox.change(change()), Err(Error::Overloaded));
+        let snapshot = || SnapshotRequest { timeout: Duration::ZERO, reply: oneshot::channel().0 };
+        assert_eq!(inbox.snapshot(snapshot()), Ok(()));
+        assert_eq!(inbox.snapshot(snapshot()), Err(Error::Overloaded));
     }
 
     #[test]

@@ -4,9 +4,12 @@ mod connections;
 mod surface;
 
 use std::collections::BTreeMap;
+use std::future::{Future, ready};
+use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
+use kvd_kvstore::command::{Command, Response};
 use kvd_kvstore::store::Store;
 use kvd_kvstore::{Age, Consistency, Deleted, Error, Limits, MembershipRefusal, Reading, Status, Written};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -41,7 +44,7 @@ impl Fake {
             store: Store::new(),
             members: BTreeMap::from([(1, "http://127.0.0.1:1".to_owned())]),
             removed: vec![9],
-            status: Status { id: 1, cluster_id: 7, leader: Some(1), member: true },
+            status: Status { id: 1, cluster_id: 7, leader: Some(1), member: true, ..Status::default() },
             fail: None,
             reads: Vec::new(),
             confirms: 0,
@@ -74,6 +77,18 @@ impl Door for Fake {
     async fn delete(&self, key: Bytes) -> Result<Deleted, Error> {
         Limits::default().check_key(&key)?;
         Ok(self.working()?.store.delete(&key))
+    }
+
+    fn propose(&self, _: Command) -> impl Future<Output = Result<Response, Error>> + Send + 'static + use<> {
+        ready(Err(Error::BadResponse))
+    }
+
+    fn local(&self) -> impl Deref<Target = Store> {
+        Box::new(self.state().store.clone())
+    }
+
+    async fn snapshot(&self, _: Duration) -> Result<u64, Error> {
+        Err(Error::BadResponse)
     }
 
     async fn get(&self, key: Bytes, how: Consistency) -> Result<Reading, Error> {

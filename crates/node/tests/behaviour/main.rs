@@ -14,6 +14,7 @@ mod limits;
 mod membership;
 mod raftexample;
 mod reads;
+mod requested_snapshots;
 mod shutdown;
 mod single;
 mod snapshots;
