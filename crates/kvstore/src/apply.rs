@@ -117,6 +117,7 @@ mod tests {
     use super::*;
     use crate::command::Refusal;
     use crate::store::{Deleted, Written};
+    use crate::txn::{Operation, Txn};
 
     fn put(key: &'static str, value: &'static str) -> Bytes {
         Command::Put { key: key.into(), value: value.into() }.encode()
@@ -194,6 +195,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_large_store_is_cleared_like_a_small_one() {
+        let clear = Txn {
+            compares: Vec::new(),
+            operations: vec![Operation::DeleteRange { start: "".into(), end: "".into() }],
+        };
+        let clear = Command::Txn(clear).encode();
+        let shared = Shared::new();
+        let mut kv = Kv::new(shared.clone());
+        for keys in [FREED_INLINE, FREED_INLINE + 1, FREED_INLINE + 1] {
+            for i in 0..keys {
+                shared.write().put(&i.to_be_bytes(), b"");
+            }
+            let Response::Txn(done) = responses(kv.apply(std::slice::from_ref(&clear), 7)).remove(0) else {
+                panic!("a transaction")
+            };
+            assert_eq!(done.deleted, keys as u64);
+            assert_eq!(kv.freeing.is_some(), keys > FREED_INLINE);
+            assert!(shared.read().is_empty());
+        }
+    }
+
     proptest! {
         #[test]
         fn members_agree_whatever_the_bytes(
@@ -203,6 +226,11 @@ mod tests {
                     ("[ab]{0,2}", any::<Vec<u8>>())
                         .prop_map(|(k, v)| Command::Put { key: k.into(), value: v.into() }.encode()),
                     "[ab]{0,2}".prop_map(|k| Command::Delete { key: k.into() }.encode()),
+                    ("[ab]{0,2}", -9..9i64).prop_map(|(k, by)| {
+                        let put = Operation::Put { key: "a".into(), value: k.clone().into() };
+                        let operations = vec![put, Operation::Increment { key: k.into(), by }];
+                        Command::Txn(Txn { compares: Vec::new(), operations }).encode()
+                    }),
                 ],
                 0..40,
             ),
