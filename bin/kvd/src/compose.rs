@@ -315,7 +315,8 @@ impl Member {
         let http = HttpApi::new(service.clone(), extras).serve(listeners.clients);
         let http = http.map_err(|source| Failure::System { what: "the HTTP door", source })?;
         let options = kvd_resp_api::Options { admin: flags.redis_admin, ..Default::default() };
-        let redis = listeners.redis.map(|listener| RespApi::new(service).with_options(options).serve(listener));
+        let redis =
+            listeners.redis.map(|listener| RespApi::new(service).with_options(options).serve(listener));
         let redis = redis.transpose().map_err(|source| Failure::System { what: "the Redis door", source })?;
         let doors = Doors { http, redis };
 

@@ -9,7 +9,7 @@
 use std::io::{self, Read};
 use std::thread::{self, JoinHandle};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kvd_node::StateMachine;
 
 use crate::command::{Command, Response};
@@ -19,6 +19,8 @@ use crate::store::{Cleared, Shared, Store};
 /// The most keys that are freed on the node's loop, which takes some 5 ms; half a second for each million of them would
 /// cost a member its leader.
 const FREED_INLINE: usize = 10_000;
+/// What a response takes, more or less.
+const RESPONSE_BYTES: usize = 16;
 
 /// The state machine that the node's loop drives. Whoever reads the store holds a clone of the [`Shared`] that this
 /// one was made with.
@@ -44,9 +46,12 @@ impl StateMachine for Kv {
 
     fn apply(&mut self, commands: &[Bytes], _index: u64) -> Vec<Bytes> {
         let mut cleared = Vec::new();
+        let mut encoded = BytesMut::with_capacity(commands.len() * RESPONSE_BYTES);
         let mut store = self.store.write();
-        let responses =
-            commands.iter().map(|command| apply(&mut store, command, &mut cleared).encode()).collect();
+        let responses = commands
+            .iter()
+            .map(|command| apply(&mut store, command, &mut cleared).encode_in(&mut encoded))
+            .collect();
         drop(store);
         for cleared in cleared {
             self.free(cleared.len(), cleared);

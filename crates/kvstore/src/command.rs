@@ -3,7 +3,7 @@
 //! A command is encoded once, by the member that takes the request; each member decodes it when it applies it. The
 //! decoded key and value are slices of the entry's buffer: the store copies what it keeps.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use crate::pb;
@@ -144,6 +144,12 @@ impl Response {
     /// The bytes that go back to the requester, and into its session.
     #[must_use]
     pub fn encode(self) -> Bytes {
+        self.encode_in(&mut BytesMut::new())
+    }
+
+    /// As [`Response::encode`], in a buffer that many responses share: each is small, and one allocation for each would
+    /// be felt.
+    pub(crate) fn encode_in(self, buffer: &mut BytesMut) -> Bytes {
         use pb::response::Kind;
         let kind = match self {
             Self::Put(Written { revision, version }) => Kind::Put(pb::Written { revision, version }),
@@ -153,7 +159,10 @@ impl Response {
             }
             Self::Refused(refusal) => Kind::Refused(refusal.into()),
         };
-        pb::Response { kind: Some(kind) }.encode_to_vec().into()
+        let response = pb::Response { kind: Some(kind) };
+        let encoded = response.encode(buffer);
+        debug_assert!(encoded.is_ok(), "it fails only for want of room, and the buffer grows");
+        buffer.split().freeze()
     }
 
     /// Reads a response; `None` if the bytes are none that this version knows.

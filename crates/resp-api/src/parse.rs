@@ -243,7 +243,11 @@ impl Parser {
     }
 
     /// A line behind its first byte, which tells what it is, without its end.
-    fn line(&mut self, buffer: &BytesMut, error: ProtocolError) -> Result<Option<Range<usize>>, ProtocolError> {
+    fn line(
+        &mut self,
+        buffer: &BytesMut,
+        error: ProtocolError,
+    ) -> Result<Option<Range<usize>>, ProtocolError> {
         let Some(end) = self.line_end(buffer, error)? else { return Ok(None) };
         let start = self.at + 1;
         let line = buffer[start..end].strip_suffix(b"\r").map_or(end - start, <[u8]>::len);

@@ -5,7 +5,10 @@ use super::*;
 type Words = Vec<Vec<u8>>;
 
 /// What a parser makes of pieces, until it has an error.
-fn parse<'p>(limits: Limits, pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Words>, Option<ProtocolError>) {
+fn parse<'p>(
+    limits: Limits,
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+) -> (Vec<Words>, Option<ProtocolError>) {
     let (mut parser, mut buffer, mut requests) = (Parser::new(limits), BytesMut::new(), Vec::new());
     for piece in pieces {
         buffer.extend_from_slice(piece);
@@ -43,8 +46,13 @@ const MIXED: &[u8] = b"*2\r\n$3\r\nGET\r\n$2\r\n\r\n\r\nping\r\n\r\n*0\r\n*-1\r\
 #[test]
 fn arrays_inline_requests_and_what_is_skipped() {
     let words = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Words>();
-    let expected =
-        [words(&["GET", "\r\n"]), words(&["ping"]), words(&[""]), words(&["set", "a b", "c"]), words(&["PING"])];
+    let expected = [
+        words(&["GET", "\r\n"]),
+        words(&["ping"]),
+        words(&[""]),
+        words(&["set", "a b", "c"]),
+        words(&["PING"]),
+    ];
     assert_eq!(whole(MIXED), (expected.to_vec(), None));
 }
 

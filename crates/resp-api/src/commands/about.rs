@@ -68,9 +68,8 @@ impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
             ("timeout", "0".to_owned()),
         ];
         let wanted = |name: &str| {
-            let matches = |pattern: &[u8]| {
-                glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes(), &mut 0)
-            };
+            let matches =
+                |pattern: &[u8]| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes(), &mut 0);
             // Longer than any name: a pattern that takes long.
             request.iter().skip(2).any(|pattern| pattern.len() <= 128 && matches(pattern))
         };

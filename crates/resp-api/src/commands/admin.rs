@@ -24,9 +24,11 @@ impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
     async fn try_administrate(&mut self, id: Id, request: &Request<'_>) -> Result<(), String> {
         let local = self.client.address.is_none_or(|address| address.ip().to_canonical().is_loopback());
         if !local && !self.shared.options.admin {
-            return Err("NOPERM this command is for connections from the member's own machine; --redis-admin \
+            return Err(
+                "NOPERM this command is for connections from the member's own machine; --redis-admin \
                         lifts that"
-                .into());
+                    .into(),
+            );
         }
         let door = &self.shared.door;
         let done = match id {

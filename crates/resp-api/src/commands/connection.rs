@@ -181,7 +181,8 @@ impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
         let subcommands = table::find(name.as_bytes()).map_or(&[][..], |spec| spec.subcommands);
         let replies = &mut self.link.replies;
         replies.array(1 + subcommands.len() * 2);
-        replies.simple(&format!("{} <subcommand> [<arg> [value] ...]. Subcommands are:", name.to_uppercase()));
+        replies
+            .simple(&format!("{} <subcommand> [<arg> [value] ...]. Subcommands are:", name.to_uppercase()));
         for sub in subcommands {
             replies.simple(&sub.name.to_uppercase());
             replies.simple(&format!("    {}.", sub.summary));

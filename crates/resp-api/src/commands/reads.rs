@@ -41,7 +41,9 @@ impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
         let replies = &mut self.link.replies;
         match id {
             Id::Strlen => replies.count(record.map_or(0, |record| record.value.len())),
-            Id::Exists => replies.count(request.iter().skip(1).filter(|key| store.get(key).is_some()).count()),
+            Id::Exists => {
+                replies.count(request.iter().skip(1).filter(|key| store.get(key).is_some()).count())
+            }
             Id::Type => replies.simple(if record.is_some() { "string" } else { "none" }),
             _ => replies.bulk_or_null(record.map(|record| &record.value[..])),
         }

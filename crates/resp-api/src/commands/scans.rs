@@ -71,7 +71,8 @@ impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
     pub(crate) async fn keys(&mut self, request: &Request<'_>) -> io::Result<()> {
         let shared = self.shared.clone();
         // Held until the reply is sent: it may be long, and so few are in memory at a time.
-        let Ok(Ok(_permit)) = timeout(shared.options.reply_timeout, shared.long_replies.acquire()).await else {
+        let Ok(Ok(_permit)) = timeout(shared.options.reply_timeout, shared.long_replies.acquire()).await
+        else {
             self.link.replies.error(&errors::words(&Error::Overloaded));
             return Ok(());
         };

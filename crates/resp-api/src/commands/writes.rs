@@ -70,7 +70,9 @@ pub(super) fn plan(id: Id, request: &Request<'_>, limits: &Limits) -> Result<Pla
             let put = |at| Operation::Put { key: request.keep(at), value: request.keep(at + 1) };
             (all((1..request.len()).step_by(2).map(put).collect()), Shape::Ok)
         }
-        Id::Del | Id::Unlink if request.len() == 2 => (Command::Delete { key: request.keep(1) }, Shape::Deleted),
+        Id::Del | Id::Unlink if request.len() == 2 => {
+            (Command::Delete { key: request.keep(1) }, Shape::Deleted)
+        }
         Id::Del | Id::Unlink => {
             let delete = |at| Operation::Delete { key: request.keep(at) };
             (all((1..request.len()).map(delete).collect()), Shape::Deleted)
