@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kvd-node", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap"]),
     ("kvd-kvstore", &["kvd-raftpb", "kvd-node"]),
     ("kvd-http-api", &["kvd-kvstore"]),
+    ("kvd-resp-api", &["kvd-kvstore"]),
     (
         "kvd",
         &[
@@ -29,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "kvd-node",
             "kvd-kvstore",
             "kvd-http-api",
+            "kvd-resp-api",
         ],
     ),
     ("kvctl", &[]),
@@ -53,7 +55,7 @@ const NEVER_REACHES: &[(&[&str], &[&str])] = &[
 /// Packages from outside that a package must not name itself.
 const NEVER_NAMES: &[(&[&str], &[&str])] = &[
     // A door never touches raft, and raft never learns of HTTP.
-    (&["kvd-http-api"], &["raft"]),
+    (&["kvd-http-api", "kvd-resp-api"], &["raft"]),
 ];
 
 /// What the tests below look at.

@@ -32,14 +32,12 @@ impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
             }
             let mut title = section.to_owned();
             title[..1].make_ascii_uppercase();
-            let mut line = |name: &str, value: &dyn std::fmt::Display| {
-                // Writing to a string does not fail.
+            // Writing to a string does not fail, here and below.
+            let _ = write!(text, "# {title}\r\n");
+            self.section(section, &mut |name, value| {
                 let _ = write!(text, "{name}:{value}\r\n");
-            };
-            line("#", &title);
-            self.section(section, &mut line);
+            });
         }
-        let text = text.replace("#:", "# ");
         self.link.replies.verbatim(&text);
     }
 

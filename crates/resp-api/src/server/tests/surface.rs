@@ -196,9 +196,9 @@ async fn what_a_member_knows_of_itself() {
         &door,
         &[
             ("role", "*3 $6 master :9 *0"),
-            ("info replication", "$52 #~Replication role:master master_repl_offset:9 "),
+            ("info replication", "$50 #~Replication role:master master_repl_offset:9 "),
             ("set a 1", "+OK"),
-            ("info keyspace", "$46 #~Keyspace db0:keys=1,expires=0,avg_ttl=0 "),
+            ("info keyspace", "$44 #~Keyspace db0:keys=1,expires=0,avg_ttl=0 "),
         ],
     )
     .await;
