@@ -68,7 +68,8 @@ pub(crate) fn unknown_subcommand(request: &Request<'_>, command: &str) -> String
     format!("ERR unknown subcommand '{name}'. Try {} HELP.", command.to_uppercase())
 }
 
-/// The first bytes of an argument as text.
+/// The first bytes of an argument as text, up to a zero: Redis prints it as C does.
 pub(crate) fn beginning(argument: &[u8], bytes: usize) -> String {
-    String::from_utf8_lossy(&argument[..argument.len().min(bytes)]).into_owned()
+    let text = argument[..argument.len().min(bytes)].split(|byte| *byte == 0).next();
+    String::from_utf8_lossy(text.unwrap_or_default()).into_owned()
 }
