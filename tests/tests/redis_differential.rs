@@ -2,7 +2,7 @@
 //!
 //! Needs `redis-server` (Debian's redis-server, version 7), so it runs when it is asked for: `.ci/run clients`, or
 //! `cargo test -p kvd-tests --test redis_differential -- --ignored`. It prints its seed; `KVD_SEED=n` runs that one again.
-#![allow(clippy::unwrap_used)] // a test fails by panicking, its helpers too
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking, its helpers too
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
