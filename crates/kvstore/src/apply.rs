@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use bytes::{Bytes, BytesMut};
 use kvd_node::StateMachine;
 
-use crate::command::{Command, Response};
+use crate::command::{Command, Refusal, Response};
 use crate::snapshot::{self, View};
 use crate::store::{Cleared, Shared, Store};
 
@@ -104,12 +104,23 @@ impl Drop for Kv {
 
 fn apply(store: &mut Store, command: &Bytes, cleared: &mut Vec<Cleared>) -> Response {
     match Command::decode(command.clone()) {
+        Ok(Command::Sequence(commands)) => {
+            Response::Sequence(commands.into_iter().map(|command| one(store, Ok(command), cleared)).collect())
+        }
+        command => one(store, command, cleared),
+    }
+}
+
+fn one(store: &mut Store, command: Result<Command, Refusal>, cleared: &mut Vec<Cleared>) -> Response {
+    match command {
         Ok(Command::Put { key, value }) => Response::Put(store.put(&key, &value)),
         Ok(Command::Delete { key }) => Response::Delete(store.delete(&key)),
         Ok(Command::Txn(txn)) => match store.transact(&txn, cleared) {
             Ok(done) => Response::Txn(done),
             Err(refusal) => Response::Refused(refusal),
         },
+        // There is none in a sequence: decoding refuses it.
+        Ok(Command::Sequence(_)) => Response::Refused(Refusal::UnknownKind),
         Err(refusal) => Response::Refused(refusal),
     }
 }
@@ -120,7 +131,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::command::Refusal;
     use crate::store::{Deleted, Written};
     use crate::txn::{Operation, Txn};
 

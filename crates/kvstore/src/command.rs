@@ -38,23 +38,31 @@ pub enum Command {
     },
     /// Does several things under one revision, or none of them.
     Txn(Txn),
+    /// Commands that are applied one after the other, each with a revision and a response of its own. There is no
+    /// sequence among them.
+    Sequence(Vec<Command>),
 }
 
 impl Command {
     /// The bytes that are proposed.
     #[must_use]
     pub fn encode(self) -> Bytes {
-        let kind = match self {
-            Self::Put { key, value } => pb::command::Kind::Put(pb::Put { key, value }),
-            Self::Delete { key } => pb::command::Kind::Delete(pb::Delete { key }),
-            Self::Txn(txn) => pb::command::Kind::Txn(txn.into()),
-        };
-        pb::Command { kind: Some(kind) }.encode_to_vec().into()
+        pb::Command::from(self).encode_to_vec().into()
     }
 
-    /// Reads a command; key and value are slices of `bytes`. What is refused here every member refuses alike.
+    /// Reads a command; keys and values are slices of `bytes`. What is refused here every member refuses alike.
     pub fn decode(bytes: Bytes) -> Result<Self, Refusal> {
         let command = pb::Command::decode(bytes).map_err(|_| Refusal::Malformed)?;
+        match command.kind {
+            // One that cannot be read is refused with all of them: whoever wrote it is of another version.
+            Some(pb::command::Kind::Sequence(pb::Sequence { commands })) => {
+                commands.into_iter().map(Self::single).collect::<Result<_, _>>().map(Self::Sequence)
+            }
+            kind => Self::single(pb::Command { kind }),
+        }
+    }
+
+    fn single(command: pb::Command) -> Result<Self, Refusal> {
         let fits = |key: &Bytes, value: usize| key.len() <= FORMAT_KEY_BYTES && value <= FORMAT_VALUE_BYTES;
         match command.kind {
             Some(pb::command::Kind::Put(pb::Put { key, value })) if fits(&key, value.len()) => {
@@ -66,9 +74,24 @@ impl Command {
                 txn.check()?;
                 Ok(Self::Txn(txn))
             }
-            Some(_) => Err(Refusal::TooLarge),
-            None => Err(Refusal::UnknownKind),
+            Some(pb::command::Kind::Put(_) | pb::command::Kind::Delete(_)) => Err(Refusal::TooLarge),
+            Some(pb::command::Kind::Sequence(_)) | None => Err(Refusal::UnknownKind),
         }
+    }
+}
+
+impl From<Command> for pb::Command {
+    fn from(command: Command) -> Self {
+        use pb::command::Kind;
+        let kind = match command {
+            Command::Put { key, value } => Kind::Put(pb::Put { key, value }),
+            Command::Delete { key } => Kind::Delete(pb::Delete { key }),
+            Command::Txn(txn) => Kind::Txn(txn.into()),
+            Command::Sequence(commands) => {
+                Kind::Sequence(pb::Sequence { commands: commands.into_iter().map(Self::from).collect() })
+            }
+        };
+        Self { kind: Some(kind) }
     }
 }
 
@@ -136,6 +159,8 @@ pub enum Response {
     Delete(Deleted),
     /// A transaction was done, or one of its compares did not hold.
     Txn(Done),
+    /// What each command of a sequence did.
+    Sequence(Vec<Response>),
     /// Nothing was done.
     Refused(Refusal),
 }
@@ -150,17 +175,7 @@ impl Response {
     /// As [`Response::encode`], in a buffer that many responses share: each is small, and one allocation for each would
     /// be felt.
     pub(crate) fn encode_in(self, buffer: &mut BytesMut) -> Bytes {
-        use pb::response::Kind;
-        let kind = match self {
-            Self::Put(Written { revision, version }) => Kind::Put(pb::Written { revision, version }),
-            Self::Delete(Deleted { revision, existed }) => Kind::Delete(pb::Deleted { revision, existed }),
-            Self::Txn(Done { revision, succeeded, deleted, numbers }) => {
-                Kind::Txn(pb::Done { revision, succeeded, deleted, numbers })
-            }
-            Self::Refused(refusal) => Kind::Refused(refusal.into()),
-        };
-        let response = pb::Response { kind: Some(kind) };
-        let encoded = response.encode(buffer);
+        let encoded = pb::Response::from(self).encode(buffer);
         debug_assert!(encoded.is_ok(), "it fails only for want of room, and the buffer grows");
         buffer.split().freeze()
     }
@@ -168,17 +183,42 @@ impl Response {
     /// Reads a response; `None` if the bytes are none that this version knows.
     #[must_use]
     pub fn decode(bytes: Bytes) -> Option<Self> {
+        Self::read(pb::Response::decode(bytes).ok()?)
+    }
+
+    fn read(response: pb::Response) -> Option<Self> {
         use pb::response::Kind;
-        match pb::Response::decode(bytes).ok()?.kind? {
-            Kind::Put(pb::Written { revision, version }) => Some(Self::Put(Written { revision, version })),
-            Kind::Delete(pb::Deleted { revision, existed }) => {
-                Some(Self::Delete(Deleted { revision, existed }))
-            }
+        Some(match response.kind? {
+            Kind::Put(pb::Written { revision, version }) => Self::Put(Written { revision, version }),
+            Kind::Delete(pb::Deleted { revision, existed }) => Self::Delete(Deleted { revision, existed }),
             Kind::Txn(pb::Done { revision, succeeded, deleted, numbers }) => {
-                Some(Self::Txn(Done { revision, succeeded, deleted, numbers }))
+                Self::Txn(Done { revision, succeeded, deleted, numbers })
             }
-            Kind::Refused(refusal) => Refusal::try_from(refusal).ok().map(Self::Refused),
-        }
+            Kind::Sequence(pb::Responses { responses }) => {
+                Self::Sequence(responses.into_iter().map(Self::read).collect::<Option<_>>()?)
+            }
+            Kind::Refused(refusal) => Self::Refused(Refusal::try_from(refusal).ok()?),
+        })
+    }
+}
+
+impl From<Response> for pb::Response {
+    fn from(response: Response) -> Self {
+        use pb::response::Kind;
+        let kind = match response {
+            Response::Put(Written { revision, version }) => Kind::Put(pb::Written { revision, version }),
+            Response::Delete(Deleted { revision, existed }) => {
+                Kind::Delete(pb::Deleted { revision, existed })
+            }
+            Response::Txn(Done { revision, succeeded, deleted, numbers }) => {
+                Kind::Txn(pb::Done { revision, succeeded, deleted, numbers })
+            }
+            Response::Sequence(responses) => {
+                Kind::Sequence(pb::Responses { responses: responses.into_iter().map(Self::from).collect() })
+            }
+            Response::Refused(refusal) => Kind::Refused(refusal.into()),
+        };
+        Self { kind: Some(kind) }
     }
 }
 
@@ -215,6 +255,7 @@ mod tests {
             Command::Delete { key: Bytes::from_static(&[0xff, 0xfe]) },
             Command::Txn(every_operation()),
             Command::Txn(Txn::default()),
+            Command::Sequence(vec![Command::Delete { key: "k".into() }, Command::Txn(every_operation())]),
         ] {
             assert_eq!(Command::decode(command.clone().encode()), Ok(command));
         }
@@ -228,6 +269,7 @@ mod tests {
             Response::Delete(Deleted { revision: 0, existed: false }),
             Response::Txn(Done { revision: 7, succeeded: true, deleted: 3, numbers: vec![0, -1, i64::MAX] }),
             Response::Txn(Done::default()),
+            Response::Sequence(vec![Response::Refused(Refusal::Overflow), Response::Txn(Done::default())]),
             Response::Refused(Refusal::Malformed),
             Response::Refused(Refusal::Overflow),
         ] {
@@ -293,6 +335,12 @@ mod tests {
         for bytes in [&[0x1a, 0x02, 0x0a, 0x00][..], &[0x1a, 0x02, 0x12, 0x00]] {
             assert_eq!(Command::decode(Bytes::from_static(bytes)), Err(Refusal::UnknownKind));
         }
+    }
+
+    #[test]
+    fn there_is_no_sequence_in_a_sequence() {
+        let nested = Command::Sequence(vec![Command::Sequence(Vec::new())]);
+        assert_eq!(Command::decode(nested.encode()), Err(Refusal::UnknownKind));
     }
 
     #[test]

@@ -156,6 +156,9 @@ impl Limits {
         match command {
             Command::Put { key, value } => put(key, value),
             Command::Delete { key } => self.check_key(key),
+            Command::Sequence(commands) => {
+                commands.iter().try_for_each(|command| self.check_command(command))
+            }
             Command::Txn(txn) => {
                 txn.compares.iter().try_for_each(|compare| self.check_key(&compare.key))?;
                 txn.operations.iter().try_for_each(|operation| match operation {
@@ -169,6 +172,22 @@ impl Limits {
                     },
                 })
             }
+        }
+    }
+}
+
+impl Response {
+    /// A refusal as an error; `limits` are those that the command was checked against.
+    pub fn accepted(self, limits: &Limits) -> Result<Self, Error> {
+        match self {
+            Self::Refused(Refusal::NotANumber) => Err(Error::NotANumber),
+            Self::Refused(Refusal::Overflow) => Err(Error::Overflow),
+            // What the limits could not tell before: the length of a value that grows.
+            Self::Refused(Refusal::TooLarge) => {
+                Err(Error::WouldBeTooLarge { limit: limits.value_bytes as u64 })
+            }
+            Self::Refused(refusal) => Err(Error::Refused(refusal)),
+            response => Ok(response),
         }
     }
 }

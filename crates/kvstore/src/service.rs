@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvd_node::{ChangeOutcome, Handle, MembershipChange};
 
-use crate::command::{Command, Refusal, Response};
+use crate::command::{Command, Response};
 use crate::door::{Age, Consistency, Door, Error, Limits, Reading, Status};
 use crate::store::{Deleted, Shared, Store, Written};
 
@@ -76,19 +76,12 @@ impl Door for Service {
         &self,
         command: Command,
     ) -> impl Future<Output = Result<Response, Error>> + Send + 'static + use<> {
-        let value_bytes = self.limits.value_bytes as u64;
+        let limits = self.limits;
         let proposed =
             self.limits.check_command(&command).map(|()| self.handle.propose(command.encode(), self.timeout));
         async move {
             let applied = proposed?.await.map_err(of_node)?;
-            match Response::decode(applied.response).ok_or(Error::BadResponse)? {
-                Response::Refused(Refusal::NotANumber) => Err(Error::NotANumber),
-                Response::Refused(Refusal::Overflow) => Err(Error::Overflow),
-                // What the limits could not tell before: the length of a value that grows.
-                Response::Refused(Refusal::TooLarge) => Err(Error::WouldBeTooLarge { limit: value_bytes }),
-                Response::Refused(refusal) => Err(Error::Refused(refusal)),
-                response => Ok(response),
-            }
+            Response::decode(applied.response).ok_or(Error::BadResponse)?.accepted(&limits)
         }
     }
 

@@ -3,8 +3,9 @@
 //! # Order within a connection
 //!
 //! Requests take effect in the order in which they came, as if one began when the one before it was answered. Writes that
-//! follow one another are proposed at once and share an entry of the log, which applies them in that order. Anything
-//! else, a read above all, waits until the writes before it are answered.
+//! have come together are one command of the log, a [`Command::Sequence`]: so none can overtake another, even if a
+//! message on the way to the leader is lost and sent again. Anything else, a read above all, waits until the writes before
+//! it are answered.
 //!
 //! # What a read sees
 //!
@@ -15,12 +16,10 @@
 //!
 //! # Bounds
 //!
-//! Writes of all connections share [`Options::in_flight`](crate::Options::in_flight); one connection has at most
-//! [`WRITES`] of them under way. Who finds none left waits, and reads nothing from its socket meanwhile. Replies are sent as soon as
-//! there are [`REPLY_BYTES`] of them.
+//! A sequence has at most [`WRITES`] writes and about [`WRITE_BYTES`]; what comes behind it waits for its answer. The
+//! commands of all connections share [`Options::in_flight`](crate::Options::in_flight); who finds none left waits, and
+//! reads nothing from its socket meanwhile. Replies are sent as soon as there are [`REPLY_BYTES`] of them.
 
-use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -48,8 +47,10 @@ const READ_BYTES: usize = 16 << 10;
 const KEPT_BYTES: usize = 64 << 10;
 /// Replies that are kept back to be sent in one write, in bytes.
 const REPLY_BYTES: usize = 64 << 10;
-/// Writes of one connection that are under way at a time.
+/// Writes that are proposed as one command.
 const WRITES: usize = 1024;
+/// Bytes of such writes as they came; a longer one is proposed alone. As much as an entry of the log takes.
+const WRITE_BYTES: usize = 1 << 20;
 
 /// Whether a connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,27 +118,12 @@ pub(crate) struct Session<D, T> {
     fresh: Fresh,
 }
 
-/// Writes that were proposed and have not been answered, oldest first.
-struct Writes<F> {
-    queue: VecDeque<(F, Shape)>,
-}
-
-impl<F> Writes<F> {
-    fn new() -> Self {
-        Self { queue: VecDeque::new() }
-    }
-}
-
-/// The share of the writes in flight that a connection holds.
-struct Held<'a>(Option<SemaphorePermit<'a>>);
-
-impl<'a> Held<'a> {
-    fn add(&mut self, permit: SemaphorePermit<'a>) {
-        match &mut self.0 {
-            Some(held) => held.merge(permit),
-            None => self.0 = Some(permit),
-        }
-    }
+/// Writes that follow one another, and what their answers look like.
+#[derive(Default)]
+struct Writes {
+    commands: Vec<Command>,
+    shapes: Vec<Shape>,
+    bytes: usize,
 }
 
 /// Serves a connection to its end.
@@ -183,10 +169,8 @@ pub(crate) async fn run<D: Door, T: AsyncRead + AsyncWrite + Unpin + Send>(
 impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
     /// Runs the requests that are whole. Their replies are sent or stand in the link.
     async fn serve(&mut self, parser: &mut Parser, input: &mut BytesMut) -> io::Result<Flow> {
-        // Borrowed from a clone: the session itself is borrowed mutably below.
-        let shared = self.shared.clone();
-        let mut held = Held(None);
-        let mut writes = Writes::new();
+        let limits = self.shared.door.limits();
+        let mut writes = Writes::default();
         let mut served = false;
         self.fresh = Fresh::No;
         loop {
@@ -194,7 +178,7 @@ impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
                 Ok(Some(request)) => request,
                 Ok(None) => break,
                 Err(error) => {
-                    self.settle(&mut writes, &mut held).await?;
+                    self.settle(&mut writes).await?;
                     return Ok(self.protocol_error(error));
                 }
             };
@@ -202,34 +186,27 @@ impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
                 served = true;
                 self.link.gauge.enter(Phase::Serving);
             }
-            match commands::plan(&request, &shared.door.limits()) {
+            match commands::plan(&request, &limits) {
                 Planned::Write(command, shape) => {
-                    let weight = shared.weight(request.bytes());
-                    if writes.queue.len() >= WRITES {
-                        self.settle(&mut writes, &mut held).await?;
+                    if let Err(error) = limits.check_command(&command) {
+                        self.settle(&mut writes).await?;
+                        self.link.replies.error(&errors::words(&error));
+                        continue;
                     }
-                    let permit = match shared.in_flight.try_acquire_many(weight) {
-                        Ok(permit) => Some(permit),
-                        Err(_) => {
-                            // Whoever holds a share while it waits for more may wait for itself.
-                            self.settle(&mut writes, &mut held).await?;
-                            acquire(&shared.in_flight, weight).await
-                        }
-                    };
-                    match permit {
-                        Some(permit) => {
-                            held.add(permit);
-                            writes.queue.push_back((shared.door.propose(command), shape));
-                        }
-                        None => self.link.replies.error(&errors::words(&Error::Overloaded)),
+                    let full = writes.commands.len() >= WRITES;
+                    if full || writes.bytes + request.bytes() > WRITE_BYTES {
+                        self.settle(&mut writes).await?;
                     }
+                    writes.commands.push(command);
+                    writes.shapes.push(shape);
+                    writes.bytes += request.bytes();
                 }
                 Planned::Refuse(words) => {
-                    self.settle(&mut writes, &mut held).await?;
+                    self.settle(&mut writes).await?;
                     self.link.replies.error(&words);
                 }
                 Planned::Other(id) => {
-                    self.settle(&mut writes, &mut held).await?;
+                    self.settle(&mut writes).await?;
                     if self.run(id, &request).await? == Flow::Close {
                         return Ok(Flow::Close);
                     }
@@ -241,27 +218,30 @@ impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
             }
             self.link.relieve().await?;
         }
-        self.settle(&mut writes, &mut held).await?;
+        self.settle(&mut writes).await?;
         Ok(Flow::Go)
     }
 
-    /// Answers the writes that are under way.
-    async fn settle<F: Future<Output = Result<Response, Error>>>(
-        &mut self,
-        writes: &mut Writes<F>,
-        held: &mut Held<'_>,
-    ) -> io::Result<()> {
-        // All of them are on their way already, so awaiting one after the other loses no time.
-        for (answer, shape) in writes.queue.drain(..) {
-            // Two borrows of the queue's pinned futures are not to be had while it moves; each is pinned here.
-            let answer = std::pin::pin!(answer).await;
-            if answer.is_ok() {
-                self.fresh = Fresh::Yes;
+    /// Proposes the writes that have come together, as one command, and answers them.
+    async fn settle(&mut self, writes: &mut Writes) -> io::Result<()> {
+        let Writes { mut commands, shapes, bytes } = std::mem::take(writes);
+        let command = match commands.len() {
+            0 => return Ok(()),
+            1 => commands.remove(0),
+            _ => Command::Sequence(commands),
+        };
+        let limits = self.shared.door.limits();
+        let answers = match self.write(command, bytes).await {
+            Ok(Response::Sequence(responses)) if responses.len() == shapes.len() => {
+                responses.into_iter().map(|response| response.accepted(&limits)).collect()
             }
+            // One that was not refused, or the fate that all of them share.
+            answer => vec![answer; shapes.len()],
+        };
+        for (answer, shape) in answers.into_iter().zip(shapes) {
             commands::render(answer, shape, &mut self.link.replies);
             self.link.relieve().await?;
         }
-        held.0 = None;
         Ok(())
     }
 
@@ -308,7 +288,7 @@ impl<D: Door, T: AsyncWrite + Unpin + Send> Session<D, T> {
         matches!(self.fresh, Fresh::Yes)
     }
 
-    /// Proposes one write and waits for its answer. Nothing else of this connection is under way.
+    /// Proposes one command and waits for its answer. Nothing else of this connection is under way.
     pub(crate) async fn write(&mut self, command: Command, bytes: usize) -> Result<Response, Error> {
         let shared = self.shared.clone();
         let weight = shared.weight(bytes);

@@ -52,7 +52,7 @@ pub struct Options {
     /// Bytes of all requests that have begun and are not whole, beyond the first 16 KiB of each; a connection that goes over
     /// it is closed. 64 MiB.
     pub unfinished_bytes: usize,
-    /// Writes of all connections that are under way, each counting one more for every 8 KiB that it has; beyond it
+    /// Commands of all connections that are under way, each counting one more for every 8 KiB that it has; beyond it
     /// connections wait. Less than the node takes, so that other doors find room. 6144.
     pub in_flight: usize,
     /// Bytes of one reply to KEYS; a longer one is refused. There are at most four of them in memory. 64 MiB.

@@ -81,6 +81,16 @@ fn apply(store: &mut Store, command: Command) -> Result<Response, Error> {
     match command {
         Command::Put { key, value } => Ok(Response::Put(store.put(&key, &value))),
         Command::Delete { key } => Ok(Response::Delete(store.delete(&key))),
+        Command::Sequence(commands) => {
+            use kvd_kvstore::command::Refusal;
+            let one = |command| match apply(store, command) {
+                Ok(response) => response,
+                Err(Error::NotANumber) => Response::Refused(Refusal::NotANumber),
+                Err(Error::Overflow) => Response::Refused(Refusal::Overflow),
+                Err(_) => Response::Refused(Refusal::TooLarge),
+            };
+            Ok(Response::Sequence(commands.into_iter().map(one).collect()))
+        }
         Command::Txn(txn) => match store.transact(&txn, &mut Vec::new()) {
             Ok(done) => Ok(Response::Txn(done)),
             Err(kvd_kvstore::command::Refusal::NotANumber) => Err(Error::NotANumber),
