@@ -164,6 +164,22 @@ mod tests {
     }
 
     #[test]
+    fn each_command_of_a_sequence_has_its_own_fate() {
+        let shared = Shared::new();
+        let add = |by| {
+            let operations = vec![Operation::Increment { key: "n".into(), by }];
+            Command::Txn(Txn { compares: Vec::new(), operations })
+        };
+        let put = |value: &'static str| Command::Put { key: "n".into(), value: value.into() };
+        let sequence = Command::Sequence(vec![add(1), put("x"), add(1), put("5"), add(2)]);
+        let mut got = responses(Kv::new(shared.clone()).apply(&[sequence.encode()], 7));
+        let Some(Response::Sequence(got)) = got.pop() else { panic!("a sequence") };
+        assert_eq!(got[2], Response::Refused(Refusal::NotANumber));
+        assert!(matches!(&got[4], Response::Txn(done) if (done.revision, done.numbers[0]) == (5, 7)));
+        assert_eq!((got.len(), shared.read().revision()), (5, 5));
+    }
+
+    #[test]
     fn the_store_does_not_keep_an_entry_alive() {
         let shared = Shared::new();
         let mut kv = Kv::new(shared.clone());
