@@ -3,6 +3,7 @@
 //! - [`kvd`] and [`kvctl`] are the binaries under test, built once for each test process.
 //! - [`Cluster`] is a directory, a list of peer URLs and its [`Member`]s; a member is one process at a time.
 //! - [`http::Client`] is a blocking HTTP/1.1 client that never retries, so that a test knows what was acknowledged.
+//! - [`resp::Connection`] is a client for Redis's protocol that shows replies as they come.
 //! - [`Writers`] are threads that write as fast as they can and remember what was acknowledged.
 //!
 //! What the harness guarantees: ports come from the kernel and stay reserved while a test lives ([`ports`]); nothing
@@ -19,6 +20,7 @@ pub mod http;
 mod load;
 mod member;
 pub mod ports;
+pub mod resp;
 
 use std::time::{Duration, Instant};
 

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::http::{Client, Response};
 use crate::ports::Port;
+use crate::resp::Connection;
 use crate::{PATIENCE, kvd, wait_until};
 
 /// A member of a [`crate::Cluster`]: runs `kvd` in the cluster's directory, with the data directory that kvd chooses.
@@ -22,6 +23,7 @@ pub struct Member {
     id: u64,
     client_port: Port,
     peer_port: Port,
+    redis_port: Port,
     directory: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -37,6 +39,7 @@ impl Member {
             id,
             client_port: Port::reserve(),
             peer_port: Port::reserve(),
+            redis_port: Port::reserve(),
             directory: directory.to_owned(),
             args: Vec::new(),
             env: Vec::new(),
@@ -87,6 +90,25 @@ impl Member {
         self.client_port.number()
     }
 
+    /// The port that clients use who speak Redis's protocol.
+    pub fn redis_port(&self) -> u16 {
+        self.redis_port.number()
+    }
+
+    /// A connection to that port.
+    pub fn redis(&self) -> Connection {
+        Connection::open(self.redis_port()).unwrap_or_else(|e| panic!("member {}: {e}", self.id))
+    }
+
+    /// Bytes of memory that the process holds.
+    pub fn resident_bytes(&self) -> u64 {
+        let child = self.child.as_ref().unwrap_or_else(|| panic!("member {} does not run", self.id));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let status = status.expect("a child has a status");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+        kib.and_then(|kib| kib.parse::<u64>().ok()).expect("a number of KiB") << 10
+    }
+
     /// Where it keeps its data: kvd's own choice, `./kvd-ID`.
     pub fn data_dir(&self) -> PathBuf {
         self.directory.join(format!("kvd-{}", self.id))
@@ -108,6 +130,7 @@ impl Member {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut args = vec!["--id".to_owned(), self.id.to_string()];
         args.extend(["--port".to_owned(), self.client_port().to_string()]);
+        args.extend(["--listen-redis".to_owned(), format!("127.0.0.1:{}", self.redis_port())]);
         args.extend(self.args.iter().cloned());
         let mut command = command_of(self.program.as_deref().unwrap_or_else(|| kvd()), &self.directory);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));

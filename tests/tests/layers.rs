@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kvd-node", &["kvd-mutation", "kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap"]),
     ("kvd-kvstore", &["kvd-mutation", "kvd-raftpb", "kvd-node"]),
     ("kvd-http-api", &["kvd-kvstore"]),
+    ("kvd-resp-api", &["kvd-kvstore"]),
     (
         "kvd",
         &[
@@ -30,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "kvd-node",
             "kvd-kvstore",
             "kvd-http-api",
+            "kvd-resp-api",
         ],
     ),
     // A client has its own HTTP, and reads a member's files with the crates that own their formats.
@@ -86,7 +88,7 @@ const NEVER_REACHES: &[(&[&str], &[&str])] = &[
 /// Packages from outside that a package must not name itself.
 const NEVER_NAMES: &[(&[&str], &[&str])] = &[
     // A door never touches raft, and raft never learns of HTTP.
-    (&["kvd-http-api"], &["raft"]),
+    (&["kvd-http-api", "kvd-resp-api"], &["raft"]),
 ];
 
 /// What the tests below look at.

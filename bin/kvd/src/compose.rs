@@ -17,6 +17,7 @@ use kvd_http_api::{Extras, HttpApi, Server};
 use kvd_kvstore::{Kv, Service, Shared};
 use kvd_node::{Config, Exit, Fatal, Handle, Home, Known, Membership, Node, Start};
 use kvd_raftpb::peer_url::PeerUrl;
+use kvd_resp_api::RespApi;
 use kvd_transport::Transport;
 use kvd_vfs::RealDisk;
 use prometheus_client::registry::Registry;
@@ -137,6 +138,10 @@ pub async fn run(settings: Settings) -> Result<Ended, Failure> {
     let id = settings.flags.id;
     let mut signals = Signals::install()?;
     let clients = listen(SocketAddr::new(settings.flags.listen, settings.flags.port).to_string()).await?;
+    let redis = match settings.flags.listen_redis {
+        Some(address) => Some(listen(address.to_string()).await?),
+        None => None,
+    };
     let peers = listen(settings.listen_peer.clone()).await?;
     let home = Home::open(Arc::new(RealDisk::new()), &settings.data_dir)?;
     let known = home.known()?;
@@ -170,7 +175,8 @@ pub async fn run(settings: Settings) -> Result<Ended, Failure> {
 
     let store = Shared::new();
     let node = home.start(node_config(&settings), &start, Kv::new(store.clone()))?;
-    let member = Running::compose(&settings, node, store, &list, peers, clients)?;
+    let listeners = Listeners { clients, redis, peers };
+    let member = Running::compose(&settings, node, store, &list, listeners)?;
     let exit = member.live(&mut signals).await?;
     Ok(Ended { id, exit })
 }
@@ -282,11 +288,36 @@ async fn refuse_if_wiped(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
+/// Where the member can be reached, each bound already.
+struct Listeners {
+    clients: TcpListener,
+    redis: Option<TcpListener>,
+    peers: TcpListener,
+}
+
+/// What clients come in by.
+struct Doors {
+    http: Server,
+    redis: Option<kvd_resp_api::Server>,
+}
+
+impl Doors {
+    /// Takes no more requests, and finishes those it has. Both at once: each may take its time.
+    async fn shutdown(self) {
+        let redis = async {
+            if let Some(redis) = self.redis {
+                redis.shutdown().await;
+            }
+        };
+        tokio::join!(self.http.shutdown(), redis);
+    }
+}
+
 /// The running parts.
 struct Running {
     handle: Handle,
     transport: Transport,
-    door: Server,
+    doors: Doors,
     /// [`KnownPeers::ask_while_lost`], which does not end by itself.
     asking: JoinHandle<()>,
     running: JoinHandle<Result<Exit, Fatal>>,
@@ -298,8 +329,7 @@ impl Running {
         node: Node<Kv>,
         store: Shared,
         list: &Membership,
-        peers: TcpListener,
-        clients: TcpListener,
+        listeners: Listeners,
     ) -> Result<Self, Failure> {
         let flags = &settings.flags;
         let handle = node.handle();
@@ -309,7 +339,7 @@ impl Running {
         let transport = Transport::start(config, Arc::new(handle.clone()), snapshots, &Membership::default());
         let named = named(settings, list);
         let known = KnownPeers::new(transport.clone(), &handle.membership(), &list.members, named);
-        transport.serve(peers);
+        transport.serve(listeners.peers);
         let seeds = other_urls(settings);
         let asking = tokio::spawn(known.clone().ask_while_lost(handle.clone(), list.cluster_id, seeds));
 
@@ -317,26 +347,35 @@ impl Running {
         node.metrics().register(&mut registry);
         transport.metrics().register(&mut registry);
         let extras = Extras { metrics: metrics::encoder(registry, store.clone()) };
-        let door = HttpApi::new(Service::new(handle.clone(), store), extras).serve(clients);
-        let door = door.map_err(|source| Failure::System { what: "the HTTP door", source })?;
+        let service = Service::new(handle.clone(), store);
+        let http = HttpApi::new(service.clone(), extras).serve(listeners.clients);
+        let http = http.map_err(|source| Failure::System { what: "the HTTP door", source })?;
+        let options = kvd_resp_api::Options { admin: flags.redis_admin, ..Default::default() };
+        let redis =
+            listeners.redis.map(|listener| RespApi::new(service).with_options(options).serve(listener));
+        let redis = redis.transpose().map_err(|source| Failure::System { what: "the Redis door", source })?;
+        let doors = Doors { http, redis };
 
         let ticks = ticks(Duration::from_millis(flags.tick_ms));
         let running = tokio::spawn(node.run(Arc::new(known), ticks));
-        tracing::info!(member = flags.id, clients = %door.local_addr(), peers = %settings.listen_peer, "serving");
-        Ok(Self { handle, transport, door, asking, running })
+        if let Some(redis) = &doors.redis {
+            tracing::info!(address = %redis.local_addr(), "serving Redis's protocol");
+        }
+        tracing::info!(member = flags.id, clients = %doors.http.local_addr(), peers = %settings.listen_peer, "serving");
+        Ok(Self { handle, transport, doors, asking, running })
     }
 
     /// Lives until a signal, a removal or a failure, and closes what was opened.
     async fn live(mut self, signals: &mut Signals) -> Result<Exit, Failure> {
         let ended = tokio::select! {
             ended = &mut self.running => {
-                self.door.shutdown().await;
+                self.doors.shutdown().await;
                 ended
             }
             () = signals.first() => {
                 signals.end_at_the_second();
                 tracing::info!("stopping");
-                self.door.shutdown().await;
+                self.doors.shutdown().await;
                 self.handle.shutdown();
                 self.running.await
             }

@@ -68,6 +68,14 @@ pub struct Flags {
     #[arg(long, env = "KVD_LISTEN_PEER")]
     pub listen_peer: Option<SocketAddr>,
 
+    /// Address and port to listen on for clients that speak Redis's protocol [default: none]
+    #[arg(long, env = "KVD_LISTEN_REDIS")]
+    pub listen_redis: Option<SocketAddr>,
+
+    /// Take JOIN, LEAVE and SNAPSHOT at --listen-redis from other machines, too
+    #[arg(long, env = "KVD_REDIS_ADMIN", value_parser = BoolishValueParser::new(), requires = "listen_redis")]
+    pub redis_admin: bool,
+
     /// Peer URLs that the others are told to reach this member at, separated by commas [default: its URL in --cluster]
     #[arg(long, env = "KVD_ADVERTISE_PEER", value_delimiter = ',')]
     pub advertise_peer: Vec<String>,
@@ -190,6 +198,9 @@ impl TryFrom<Flags> for Settings {
             if !flags.listen.is_loopback() {
                 return Err(Invalid::Exposed { flag: "--listen", address: flags.listen.to_string() });
             }
+            if let Some(address) = flags.listen_redis.filter(|address| !address.ip().is_loopback()) {
+                return Err(Invalid::Exposed { flag: "--listen-redis", address: address.to_string() });
+            }
             match flags.listen_peer {
                 Some(address) if !address.ip().is_loopback() => {
                     return Err(Invalid::Exposed { flag: "--listen-peer", address: address.to_string() });
@@ -271,6 +282,8 @@ mod tests {
         assert!(matches!(settings(&["--cluster", "http://h:1,http://h:1"]), Err(Invalid::Twice(_))));
         assert_eq!(settings(&["--log", "inof"]).unwrap_err(), Invalid::Log("inof".into()));
         assert!(settings(&["--log", "warn,kvd_node=debug"]).is_ok());
+        assert!(Cli::try_parse_from(["kvd", "--redis-admin"]).is_err(), "of what?");
+        assert!(settings(&["--listen-redis", "127.0.0.1:6379", "--redis-admin"]).is_ok());
         assert!(Cli::try_parse_from(["kvd", "--id", "0"]).is_err());
         assert!(Cli::try_parse_from(["kvd", "--election-ticks", "1"]).is_err());
         assert!(Cli::try_parse_from(["kvd", "--tick-ms", "0"]).is_err());
@@ -334,6 +347,7 @@ mod tests {
         for (args, flag) in [
             (&["--listen", "0.0.0.0"][..], "--listen"),
             (&["--listen-peer", "0.0.0.0:9021"], "--listen-peer"),
+            (&["--listen-redis", "0.0.0.0:6379"], "--listen-redis"),
             (&["--cluster", "http://10.0.0.1:9021"], "--cluster"),
             (&["--cluster", "http://example.org:9021"], "--cluster"),
         ] {

@@ -134,9 +134,12 @@ impl From<&Error> for Refusal {
     fn from(error: &Error) -> Self {
         let (status, code) = match error {
             Error::EmptyKey => (StatusCode::BAD_REQUEST, "bad_request"),
-            Error::KeyTooLong { .. } | Error::ValueTooLarge { .. } => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "too_large")
-            }
+            Error::KeyTooLong { .. }
+            | Error::ValueTooLarge { .. }
+            | Error::RequestTooLarge { .. }
+            | Error::WouldBeTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Error::NotANumber => (StatusCode::CONFLICT, "not_a_number"),
+            Error::Overflow => (StatusCode::CONFLICT, "overflow"),
             Error::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
             Error::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "no_space"),
             Error::NoLeader => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),

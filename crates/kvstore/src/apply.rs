@@ -9,23 +9,26 @@
 use std::io::{self, Read};
 use std::thread::{self, JoinHandle};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kvd_node::StateMachine;
 
-use crate::command::{Command, Response};
+use crate::command::{Command, Refusal, Response};
 use crate::snapshot::{self, View};
-use crate::store::{Shared, Store};
+use crate::store::{Cleared, Shared, Store};
 
 /// The most keys that are freed on the node's loop, which takes some 5 ms; half a second for each million of them would
 /// cost a member its leader.
 const FREED_INLINE: usize = 10_000;
+/// What a response takes, more or less.
+const RESPONSE_BYTES: usize = 16;
 
 /// The state machine that the node's loop drives. Whoever reads the store holds a clone of the [`Shared`] that this
 /// one was made with.
 #[derive(Debug)]
 pub struct Kv {
     store: Shared,
-    /// Frees a store that a snapshot has replaced.
+    /// Frees what a snapshot has replaced or a command has cleared, and then awaits the thread before it: there is one for
+    /// each such store, and the last stands for all.
     freeing: Option<JoinHandle<()>>,
 }
 
@@ -42,8 +45,18 @@ impl StateMachine for Kv {
     type Restored = Store;
 
     fn apply(&mut self, commands: &[Bytes], _index: u64) -> Vec<Bytes> {
+        let mut cleared = Vec::new();
+        let mut encoded = BytesMut::with_capacity(commands.len() * RESPONSE_BYTES);
         let mut store = self.store.write();
-        commands.iter().map(|command| apply(&mut store, command).encode()).collect()
+        let responses = commands
+            .iter()
+            .map(|command| apply(&mut store, command, &mut cleared).encode_in(&mut encoded))
+            .collect();
+        drop(store);
+        for cleared in cleared {
+            self.free(cleared.len(), cleared);
+        }
+        responses
     }
 
     fn freeze(&mut self) -> View {
@@ -56,34 +69,58 @@ impl StateMachine for Kv {
 
     fn install(&mut self, restored: Store) {
         let replaced = std::mem::replace(&mut *self.store.write(), restored);
-        if replaced.len() > FREED_INLINE {
-            self.finish_freeing();
-            // Where there can be no thread, the closure is dropped here, and the store with it.
-            let thread = thread::Builder::new().name("kvd-free".into()).spawn(move || drop(replaced));
-            self.freeing = thread.ok();
-        }
+        self.free(replaced.len(), replaced);
     }
 }
 
 impl Kv {
-    fn finish_freeing(&mut self) {
-        if let Some(thread) = self.freeing.take() {
-            // It only drops a map of bytes, which does not panic.
-            let _ = thread.join();
+    /// Drops what holds so many keys, off the node's loop if that takes long.
+    fn free<T: Send + 'static>(&mut self, keys: usize, what: T) {
+        if keys <= FREED_INLINE {
+            return;
         }
+        let before = self.freeing.take();
+        // Where there can be no thread, the closure is dropped here, and what it holds with it.
+        let thread = thread::Builder::new().name("kvd-free".into()).spawn(move || {
+            drop(what);
+            join(before);
+        });
+        self.freeing = thread.ok();
+    }
+}
+
+/// Awaits a thread that only drops a map of bytes, which does not panic.
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread {
+        let _ = thread.join();
     }
 }
 
 impl Drop for Kv {
     fn drop(&mut self) {
-        self.finish_freeing();
+        join(self.freeing.take());
     }
 }
 
-fn apply(store: &mut Store, command: &Bytes) -> Response {
+fn apply(store: &mut Store, command: &Bytes, cleared: &mut Vec<Cleared>) -> Response {
     match Command::decode(command.clone()) {
+        Ok(Command::Sequence(commands)) => {
+            Response::Sequence(commands.into_iter().map(|command| one(store, Ok(command), cleared)).collect())
+        }
+        command => one(store, command, cleared),
+    }
+}
+
+fn one(store: &mut Store, command: Result<Command, Refusal>, cleared: &mut Vec<Cleared>) -> Response {
+    match command {
         Ok(Command::Put { key, value }) => Response::Put(store.put(&key, &value)),
         Ok(Command::Delete { key }) => Response::Delete(store.delete(&key)),
+        Ok(Command::Txn(txn)) => match store.transact(&txn, cleared) {
+            Ok(done) => Response::Txn(done),
+            Err(refusal) => Response::Refused(refusal),
+        },
+        // There is none in a sequence: decoding refuses it.
+        Ok(Command::Sequence(_)) => Response::Refused(Refusal::UnknownKind),
         Err(refusal) => Response::Refused(refusal),
     }
 }
@@ -94,8 +131,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::command::Refusal;
     use crate::store::{Deleted, Written};
+    use crate::txn::{Operation, Txn};
 
     fn put(key: &'static str, value: &'static str) -> Bytes {
         Command::Put { key: key.into(), value: value.into() }.encode()
@@ -124,6 +161,22 @@ mod tests {
         assert_eq!(responses(kv.apply(&batch, 7)), expected);
         assert_eq!(shared.read().revision(), 4);
         assert!(kv.apply(&[], 8).is_empty());
+    }
+
+    #[test]
+    fn each_command_of_a_sequence_has_its_own_fate() {
+        let shared = Shared::new();
+        let add = |by| {
+            let operations = vec![Operation::Increment { key: "n".into(), by }];
+            Command::Txn(Txn { compares: Vec::new(), operations })
+        };
+        let put = |value: &'static str| Command::Put { key: "n".into(), value: value.into() };
+        let sequence = Command::Sequence(vec![add(1), put("x"), add(1), put("5"), add(2)]);
+        let mut got = responses(Kv::new(shared.clone()).apply(&[sequence.encode()], 7));
+        let Some(Response::Sequence(got)) = got.pop() else { panic!("a sequence") };
+        assert_eq!(got[2], Response::Refused(Refusal::NotANumber));
+        assert!(matches!(&got[4], Response::Txn(done) if (done.revision, done.numbers[0]) == (5, 7)));
+        assert_eq!((got.len(), shared.read().revision()), (5, 5));
     }
 
     #[test]
@@ -173,6 +226,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_large_store_is_cleared_like_a_small_one() {
+        let clear = Txn {
+            compares: Vec::new(),
+            operations: vec![Operation::DeleteRange { start: "".into(), end: "".into() }],
+        };
+        let clear = Command::Txn(clear).encode();
+        let shared = Shared::new();
+        let mut kv = Kv::new(shared.clone());
+        for keys in [FREED_INLINE, FREED_INLINE + 1, FREED_INLINE + 1] {
+            for i in 0..keys {
+                shared.write().put(&i.to_be_bytes(), b"");
+            }
+            let Response::Txn(done) = responses(kv.apply(std::slice::from_ref(&clear), 7)).remove(0) else {
+                panic!("a transaction")
+            };
+            assert_eq!(done.deleted, keys as u64);
+            assert_eq!(kv.freeing.is_some(), keys > FREED_INLINE);
+            assert!(shared.read().is_empty());
+        }
+    }
+
     proptest! {
         #[test]
         fn members_agree_whatever_the_bytes(
@@ -182,6 +257,11 @@ mod tests {
                     ("[ab]{0,2}", any::<Vec<u8>>())
                         .prop_map(|(k, v)| Command::Put { key: k.into(), value: v.into() }.encode()),
                     "[ab]{0,2}".prop_map(|k| Command::Delete { key: k.into() }.encode()),
+                    ("[ab]{0,2}", -9..9i64).prop_map(|(k, by)| {
+                        let put = Operation::Put { key: "a".into(), value: k.clone().into() };
+                        let operations = vec![put, Operation::Increment { key: k.into(), by }];
+                        Command::Txn(Txn { compares: Vec::new(), operations }).encode()
+                    }),
                 ],
                 0..40,
             ),

@@ -4,12 +4,14 @@
 //! every answer there is. A door parses, calls, and renders; it holds no state of the store and never sees raft.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::command::Refusal;
-use crate::store::{Deleted, Record, Written};
+use crate::command::{Command, Refusal, Response};
+use crate::store::{Deleted, Record, Store, Written};
+use crate::txn::Operation;
 
 pub use kvd_node::Refusal as MembershipRefusal;
 
@@ -54,6 +56,10 @@ pub struct Status {
     pub cluster_id: u64,
     /// The leader of the current term, if this member knows one.
     pub leader: Option<u64>,
+    /// The term.
+    pub term: u64,
+    /// The index up to which this member has applied the log.
+    pub applied: u64,
     /// True if the member list holds this member, as a voter or as a learner.
     pub member: bool,
 }
@@ -65,6 +71,20 @@ pub trait Door: Clone + Send + Sync + 'static {
 
     /// Removes `key`; resolves once that is committed and applied by this member.
     fn delete(&self, key: Bytes) -> impl Future<Output = Result<Deleted, Error>> + Send;
+
+    /// Proposes `command` when it is called, and resolves once that is committed and applied by this member. Commands
+    /// whose calls come together are proposed together, in the order of the calls. Dropping the future gives up the
+    /// answer, not the command.
+    ///
+    /// A read of [`Door::local`] after the answer is linearizable as of the call: what was acknowledged before it stands
+    /// before the command in the log.
+    fn propose(
+        &self,
+        command: Command,
+    ) -> impl Future<Output = Result<Response, Error>> + Send + 'static + use<Self>;
+
+    /// What this member has applied: the store between two entries. Never hold it across an `.await`.
+    fn local(&self) -> impl Deref<Target = Store>;
 
     /// Reads `key`.
     fn get(&self, key: Bytes, how: Consistency) -> impl Future<Output = Result<Reading, Error>> + Send;
@@ -79,6 +99,10 @@ pub trait Door: Clone + Send + Sync + 'static {
 
     /// Removes a member for ever; resolves once it is no longer part of the configuration.
     fn remove_member(&self, id: u64) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Takes a snapshot at this member, of all that it has applied when it is called or later; resolves to its index
+    /// once it is on record.
+    fn snapshot(&self, timeout: Duration) -> impl Future<Output = Result<u64, Error>> + Send;
 
     /// How this member stands in its cluster.
     fn status(&self) -> Status;
@@ -122,6 +146,50 @@ impl Limits {
             _ => Ok(()),
         }
     }
+
+    /// Whether `command` may be proposed. The value that comes of an append is known only when it is applied.
+    pub fn check_command(&self, command: &Command) -> Result<(), Error> {
+        let put = |key: &[u8], value: &[u8]| {
+            self.check_key(key)?;
+            self.check_value(value.len() as u64)
+        };
+        match command {
+            Command::Put { key, value } => put(key, value),
+            Command::Delete { key } => self.check_key(key),
+            Command::Sequence(commands) => {
+                commands.iter().try_for_each(|command| self.check_command(command))
+            }
+            Command::Txn(txn) => {
+                txn.compares.iter().try_for_each(|compare| self.check_key(&compare.key))?;
+                txn.operations.iter().try_for_each(|operation| match operation {
+                    Operation::Put { key, value } => put(key, value),
+                    Operation::Append { key, suffix, .. } => put(key, suffix),
+                    Operation::Delete { key } | Operation::Increment { key, .. } => self.check_key(key),
+                    // Bounds of a range need not be keys, and an empty one has a meaning.
+                    Operation::DeleteRange { start, end } => match start.len().max(end.len()) {
+                        len if len > self.key_bytes => Err(Error::KeyTooLong { len, limit: self.key_bytes }),
+                        _ => Ok(()),
+                    },
+                })
+            }
+        }
+    }
+}
+
+impl Response {
+    /// A refusal as an error; `limits` are those that the command was checked against.
+    pub fn accepted(self, limits: &Limits) -> Result<Self, Error> {
+        match self {
+            Self::Refused(Refusal::NotANumber) => Err(Error::NotANumber),
+            Self::Refused(Refusal::Overflow) => Err(Error::Overflow),
+            // What the limits could not tell before: the length of a value that grows.
+            Self::Refused(Refusal::TooLarge) => {
+                Err(Error::WouldBeTooLarge { limit: limits.value_bytes as u64 })
+            }
+            Self::Refused(refusal) => Err(Error::Refused(refusal)),
+            response => Ok(response),
+        }
+    }
 }
 
 /// Why a request was not done. Every message is one line and says what to do where something can be done.
@@ -146,6 +214,26 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The request as a whole is over the limit. Nothing was done.
+    #[error("the request has {len} bytes and may have at most {limit}")]
+    RequestTooLarge {
+        /// Its length in bytes, as it would have been proposed.
+        len: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The value that would come of it is over the limit. Nothing was done.
+    #[error("the value would have more than {limit} bytes")]
+    WouldBeTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The value cannot be added to. Nothing was done.
+    #[error("the value is not a decimal number of 64 bits")]
+    NotANumber,
+    /// The sum does not fit. Nothing was done.
+    #[error("the number would not fit into 64 bits")]
+    Overflow,
     /// As many requests are in flight as this member takes. Nothing was done; a retry later can help.
     #[error("this member is overloaded and did nothing: try again later")]
     Overloaded,
@@ -208,6 +296,45 @@ mod tests {
         }
         let error = Error::ValueTooLarge { len: 1_572_865, limit: 1_572_864 };
         assert_eq!(limits.check_value(1_572_865), Err(error));
+    }
+
+    #[test]
+    fn every_key_and_value_of_a_command_is_checked() {
+        use crate::txn::{Compare, Target, Txn};
+        let limits = Limits { key_bytes: 2, value_bytes: 3 };
+        let bytes = |len: usize| Bytes::from(vec![b'x'; len]);
+        let one = |operation| Command::Txn(Txn { compares: Vec::new(), operations: vec![operation] });
+        type Make = Box<dyn Fn(Bytes) -> Command>;
+        let by_key: [Make; 6] = [
+            Box::new(|key| Command::Put { key, value: Bytes::new() }),
+            Box::new(|key| Command::Delete { key }),
+            Box::new(move |key| one(Operation::Put { key, value: Bytes::new() })),
+            Box::new(move |key| one(Operation::Delete { key })),
+            Box::new(move |key| one(Operation::Increment { key, by: 1 })),
+            Box::new(|key| {
+                let compares = vec![Compare { key, target: Target::Exists(true) }];
+                Command::Txn(Txn { compares, operations: Vec::new() })
+            }),
+        ];
+        for make in by_key {
+            let check = |len| limits.check_command(&make(bytes(len)));
+            assert_eq!((check(0), check(1), check(2)), (Err(Error::EmptyKey), Ok(()), Ok(())));
+            assert_eq!(check(3), Err(Error::KeyTooLong { len: 3, limit: 2 }));
+        }
+        let by_value: [Make; 3] = [
+            Box::new(|value| Command::Put { key: "k".into(), value }),
+            Box::new(move |value| one(Operation::Put { key: "k".into(), value })),
+            Box::new(move |suffix| one(Operation::Append { key: "k".into(), suffix, limit: 3 })),
+        ];
+        for make in by_value {
+            let check = |len| limits.check_command(&make(bytes(len)));
+            assert_eq!((check(0), check(2), check(3)), (Ok(()), Ok(()), Ok(())));
+            assert_eq!(check(4), Err(Error::ValueTooLarge { len: 4, limit: 3 }));
+        }
+        for (start, end) in [(0, 2), (2, 0), (3, 0), (0, 3)] {
+            let range = one(Operation::DeleteRange { start: bytes(start), end: bytes(end) });
+            assert_eq!(limits.check_command(&range).is_ok(), start.max(end) < 3);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`store`] | the map: keys, values, revisions. It knows nothing of raft |
+//! | [`txn`] | several operations under one revision, with conditions |
 //! | [`command`] | commands and responses to bytes and back |
 //! | [`apply`] | [`Kv`]: committed commands to changes of the store |
 //! | [`snapshot`] | the bytes of the store in a snapshot |
@@ -36,11 +37,13 @@ pub mod door;
 pub mod service;
 pub mod snapshot;
 pub mod store;
+pub mod txn;
 
 pub use apply::Kv;
 pub use door::{Age, Consistency, Door, Error, Limits, MembershipRefusal, Reading, Status};
 pub use service::Service;
 pub use store::{Deleted, Record, Shared, Written};
+pub use txn::{Compare, Done, Operation, Target, Txn};
 
 /// The replicated form of commands and responses. Generated from `proto/command.proto`; the comments there are the
 /// documentation.

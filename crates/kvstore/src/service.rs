@@ -6,6 +6,7 @@
 //! deadline (5 s by default), for a leader among other things, and then fails.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use kvd_node::{ChangeOutcome, Handle, MembershipChange};
 
 use crate::command::{Command, Response};
 use crate::door::{Age, Consistency, Door, Error, Limits, Reading, Status};
-use crate::store::{Deleted, Shared, Written};
+use crate::store::{Deleted, Shared, Store, Written};
 
 /// How long a request waits before it fails, unless a service was told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,11 +64,6 @@ impl Service {
         self.timeout
     }
 
-    async fn propose(&self, command: Command) -> Result<Response, Error> {
-        let applied = self.handle.propose(command.encode(), self.timeout).await.map_err(of_node)?;
-        Response::decode(applied.response).ok_or(Error::BadResponse)
-    }
-
     async fn change(&self, change: MembershipChange) -> Result<(), Error> {
         match self.handle.change_membership(change, self.timeout).await.map_err(of_node)? {
             ChangeOutcome::Applied { .. } | ChangeOutcome::AlreadySo => Ok(()),
@@ -77,22 +73,34 @@ impl Service {
 
 impl Door for Service {
     async fn put(&self, key: Bytes, value: Bytes) -> Result<Written, Error> {
-        self.limits.check_key(&key)?;
-        self.limits.check_value(value.len() as u64)?;
         match self.propose(Command::Put { key, value }).await? {
             Response::Put(written) => Ok(written),
-            Response::Refused(refusal) => Err(Error::Refused(refusal)),
-            Response::Delete(_) => Err(Error::BadResponse),
+            _ => Err(Error::BadResponse),
         }
     }
 
     async fn delete(&self, key: Bytes) -> Result<Deleted, Error> {
-        self.limits.check_key(&key)?;
         match self.propose(Command::Delete { key }).await? {
             Response::Delete(deleted) => Ok(deleted),
-            Response::Refused(refusal) => Err(Error::Refused(refusal)),
-            Response::Put(_) => Err(Error::BadResponse),
+            _ => Err(Error::BadResponse),
         }
+    }
+
+    fn propose(
+        &self,
+        command: Command,
+    ) -> impl Future<Output = Result<Response, Error>> + Send + 'static + use<> {
+        let limits = self.limits;
+        let proposed =
+            self.limits.check_command(&command).map(|()| self.handle.propose(command.encode(), self.timeout));
+        async move {
+            let applied = proposed?.await.map_err(of_node)?;
+            Response::decode(applied.response).ok_or(Error::BadResponse)?.accepted(&limits)
+        }
+    }
+
+    fn local(&self) -> impl Deref<Target = Store> {
+        self.store.read()
     }
 
     async fn get(&self, key: Bytes, how: Consistency) -> Result<Reading, Error> {
@@ -121,9 +129,14 @@ impl Door for Service {
         self.change(MembershipChange::Remove { id }).await
     }
 
+    fn snapshot(&self, timeout: Duration) -> impl Future<Output = Result<u64, Error>> + Send {
+        let index = self.handle.snapshot(timeout);
+        async move { index.await.map_err(of_node) }
+    }
+
     fn status(&self) -> Status {
-        let kvd_node::Status { id, cluster_id, leader, is_member, .. } = self.handle.status();
-        Status { id, cluster_id, leader, member: is_member }
+        let kvd_node::Status { id, cluster_id, leader, term, applied, is_member, .. } = self.handle.status();
+        Status { id, cluster_id, leader, term, applied, member: is_member }
     }
 
     fn limits(&self) -> Limits {
@@ -137,9 +150,7 @@ pub(crate) fn of_node(error: kvd_node::Error) -> Error {
         kvd_node::Error::NoLeader => Error::NoLeader,
         kvd_node::Error::NoSpace => Error::NoSpace,
         kvd_node::Error::Unknown { reason } => Error::Unknown { reason },
-        kvd_node::Error::TooLarge { len, limit } => {
-            Error::ValueTooLarge { len: len as u64, limit: limit as u64 }
-        }
+        kvd_node::Error::TooLarge { len, limit } => Error::RequestTooLarge { len, limit },
         kvd_node::Error::Stopped => Error::Stopped,
         kvd_node::Error::Removed => Error::Removed,
         kvd_node::Error::Refused(refusal) => Error::Membership(refusal),

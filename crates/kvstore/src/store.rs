@@ -2,7 +2,8 @@
 //!
 //! # Contract
 //!
-//! - The store begins, empty, at revision 1. Every write takes the next one; what changes nothing takes none.
+//! - The store begins, empty, at revision 1. Every command that changes something takes the next one, however many keys
+//!   it changes (see [`crate::txn`]); what changes nothing takes none.
 //! - A put always takes a revision, also when the value stays the same. A delete of an absent key takes none.
 //! - `create_revision` is the revision of the put that made the key, `mod_revision` that of its latest put,
 //!   `version` the number of puts since it was made. All three start afresh when a deleted key is put again.
@@ -13,6 +14,7 @@
 //! - [`Store::clone`] is O(1): the tree's nodes are shared, and a write copies the nodes on its path that are shared
 //!   at that time. With no clone alive, writes happen in place.
 
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -61,6 +63,24 @@ pub struct Store {
     payload_bytes: u64,
 }
 
+/// What a store held that was cleared. Dropping it takes half a second for each million keys.
+#[derive(Debug)]
+pub struct Cleared(OrdMap<Bytes, Record>);
+
+impl Cleared {
+    /// The number of keys.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if there were no keys.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Default for Store {
     fn default() -> Self {
         Self::new()
@@ -104,6 +124,11 @@ impl Store {
         self.map.get(key)
     }
 
+    /// The keys behind `after` with their records, in the order of the keys' bytes.
+    pub fn iter_after(&self, after: &[u8]) -> impl Iterator<Item = (&Bytes, &Record)> {
+        self.map.range::<_, [u8]>((Bound::Excluded(after), Bound::Unbounded))
+    }
+
     /// All keys with their records, in the order of the keys' bytes.
     pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
         self.map.iter()
@@ -111,14 +136,26 @@ impl Store {
 
     /// Sets `key` to a copy of `value`.
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Written {
-        self.revision += 1;
-        let revision = self.revision;
+        self.put_at(self.revision + 1, key, value)
+    }
+
+    /// Removes `key`.
+    pub fn delete(&mut self, key: &[u8]) -> Deleted {
+        let existed = self.remove_at(self.revision + 1, key);
+        Deleted { revision: self.revision, existed }
+    }
+
+    /// Sets `key` to a copy of `value`, as a part of the command that takes `revision`: the next one, or the latest if
+    /// the command has written before.
+    pub(crate) fn put_at(&mut self, revision: u64, key: &[u8], value: &[u8]) -> Written {
+        self.revision = revision;
         let copied = Bytes::copy_from_slice(value);
         if let Some(record) = self.map.get_mut(key) {
             self.payload_bytes = self.payload_bytes - record.value.len() as u64 + copied.len() as u64;
             record.value = copied;
+            // Written before by the same command: that was the write which counts.
+            record.version += u64::from(record.mod_revision != revision);
             record.mod_revision = revision;
-            record.version += 1;
             return Written { revision, version: record.version };
         }
         self.payload_bytes += (key.len() + copied.len()) as u64;
@@ -127,14 +164,26 @@ impl Store {
         Written { revision, version: 1 }
     }
 
-    /// Removes `key`.
-    pub fn delete(&mut self, key: &[u8]) -> Deleted {
-        let Some((key, record)) = self.map.remove_with_key(key) else {
-            return Deleted { revision: self.revision, existed: false };
-        };
+    /// Removes `key` as a part of the command that takes `revision`; says whether it was there.
+    pub(crate) fn remove_at(&mut self, revision: u64, key: &[u8]) -> bool {
+        let Some((key, record)) = self.map.remove_with_key(key) else { return false };
         self.payload_bytes -= (key.len() + record.value.len()) as u64;
-        self.revision += 1;
-        Deleted { revision: self.revision, existed: true }
+        self.revision = revision;
+        true
+    }
+
+    /// Removes all keys as a part of the command that takes `revision`, in a time that does not depend on their number.
+    pub(crate) fn clear_at(&mut self, revision: u64) -> Cleared {
+        if !self.map.is_empty() {
+            self.revision = revision;
+        }
+        self.payload_bytes = 0;
+        Cleared(std::mem::take(&mut self.map))
+    }
+
+    /// The keys between two bounds, in order.
+    pub(crate) fn keys_between(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Vec<Bytes> {
+        self.map.range::<_, [u8]>((start, end)).map(|(key, _)| key.clone()).collect()
     }
 
     /// Puts a record of a snapshot back as it was. Keys come in ascending order, each once, into a store that was

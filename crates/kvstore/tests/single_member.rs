@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use kvd_kvstore::command::{Command, Response};
 use kvd_kvstore::store::Shared;
-use kvd_kvstore::{Consistency, Door, Error, Kv, Limits, MembershipRefusal, Service};
+use kvd_kvstore::{
+    Consistency, Door, Error, Kv, Limits, MembershipRefusal, Operation, Service, Txn, Written,
+};
 use kvd_node::{Config, Exit, Home, Membership, Start, cluster_id, initial_members};
 use kvd_raftpb::peers::Peers;
 use kvd_vfs::{Disk, MemDisk};
@@ -99,6 +102,74 @@ async fn keys_and_values_are_checked_before_anything_is_proposed() {
         assert_eq!(service.put(key("x"), bytes(value_bytes + 1)).await, Err(too_large));
         assert_eq!(service.put(key(""), key("")).await, Err(Error::EmptyKey));
         assert_eq!(service.get(key("x"), Consistency::Linearizable).await.unwrap().revision, before);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn commands_are_proposed_when_called_and_applied_in_the_order_of_the_calls() {
+    let disk: Disk = Arc::new(MemDisk::new());
+    with_member(&disk, async |service| {
+        let add = |by| {
+            let operations = vec![Operation::Increment { key: key("n"), by }];
+            Command::Txn(Txn { compares: Vec::new(), operations })
+        };
+        let first = service.propose(add(5));
+        let put = service.propose(Command::Put { key: key("n"), value: key("40") });
+        let last = service.propose(add(2));
+        // Only the last is awaited first: the others need nobody to poll them.
+        let Response::Txn(done) = last.await.unwrap() else { panic!("a transaction") };
+        assert_eq!((done.revision, done.numbers), (4, vec![42]));
+        assert_eq!(service.local().get(b"n").unwrap().value, "42");
+        let Response::Txn(done) = first.await.unwrap() else { panic!("a transaction") };
+        assert_eq!((done.revision, done.numbers), (2, vec![5]));
+        assert_eq!(put.await.unwrap(), Response::Put(Written { revision: 3, version: 2 }));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_apply_refuses_has_its_reason() {
+    let disk: Disk = Arc::new(MemDisk::new());
+    with_member(&disk, async |service| {
+        let service = service.with_limits(Limits { value_bytes: 20, ..Limits::default() });
+        let one = async |operation| {
+            service.propose(Command::Txn(Txn { compares: Vec::new(), operations: vec![operation] })).await
+        };
+        service.put(key("word"), key("x")).await.unwrap();
+        service.put(key("max"), key("9223372036854775807")).await.unwrap();
+        let increment = |name| Operation::Increment { key: key(name), by: 1 };
+        assert_eq!(one(increment("word")).await, Err(Error::NotANumber));
+        assert_eq!(one(increment("max")).await, Err(Error::Overflow));
+        let append = Operation::Append { key: key("max"), suffix: key("ab"), limit: 20 };
+        assert_eq!(one(append).await, Err(Error::WouldBeTooLarge { limit: 20 }));
+        let too_large = Operation::Append { key: key("x"), suffix: vec![0; 21].into(), limit: 20 };
+        assert_eq!(one(too_large).await, Err(Error::ValueTooLarge { len: 21, limit: 20 }));
+        assert_eq!(service.local().revision(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_is_bounded_as_a_whole() {
+    let disk: Disk = Arc::new(MemDisk::new());
+    with_member(&disk, async |service| {
+        let value = Bytes::from(vec![0; service.limits().value_bytes]);
+        let put = |key| Operation::Put { key, value: value.clone() };
+        let operations = vec![put(key("a")), put(key("b"))];
+        let refused = service.propose(Command::Txn(Txn { compares: Vec::new(), operations })).await;
+        assert!(matches!(refused, Err(Error::RequestTooLarge { limit: 2_097_152, .. })), "{refused:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_snapshot_is_taken_when_asked_for() {
+    let disk: Disk = Arc::new(MemDisk::new());
+    with_member(&disk, async |service| {
+        service.put(key("a"), key("1")).await.unwrap();
+        let applied = service.status().applied;
+        assert!(service.snapshot(Duration::from_secs(30)).await.unwrap() >= applied);
     })
     .await;
 }

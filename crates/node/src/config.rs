@@ -18,6 +18,8 @@ pub struct Limits {
     pub reads: usize,
     /// Most membership changes and transfers of leadership in flight, those of peers included. Default 16.
     pub changes: usize,
+    /// Most requests for a snapshot that wait for one. Default 16.
+    pub snapshots: usize,
     /// Most messages of peers that wait for the loop. Default 8192.
     pub messages: usize,
     /// Most bytes of such messages. Default 64 MiB.
@@ -32,6 +34,7 @@ impl Default for Limits {
             proposal_bytes: 64 << 20,
             reads: 65_536,
             changes: 16,
+            snapshots: 16,
             messages: 8192,
             message_bytes: 64 << 20,
         }

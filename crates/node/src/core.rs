@@ -29,6 +29,7 @@ use crate::ready::{Pipeline, Write};
 use crate::replicated::{Frozen, Replicated, Restored};
 use crate::session::Applied;
 use crate::shutdown::Phase;
+use crate::snapshot_requests::SnapshotRequests;
 use crate::state_machine::StateMachine;
 
 /// A leader without room hands over at most once in this time: if nobody has room, leadership must not go round.
@@ -97,6 +98,7 @@ pub struct Core<S: StateMachine> {
     pub(crate) oversight: Oversight,
     /// `oversight` as of the last tick, for others to see.
     pub(crate) progress: Arc<[Progress]>,
+    snapshot_requests: SnapshotRequests,
     /// Index of the last entry that `state` holds.
     pub(crate) applied: u64,
     /// raft's configuration as of `applied`.
@@ -150,6 +152,7 @@ impl<S: StateMachine> Core<S> {
             changes: Changes::new(id, boot, config.limits.changes),
             oversight: Oversight::default(),
             progress: Arc::default(),
+            snapshot_requests: SnapshotRequests::default(),
             pipeline: Pipeline::default(),
             state: from.state,
             applied: snapshot.index,
@@ -197,6 +200,9 @@ impl<S: StateMachine> Core<S> {
         }
         for change in arrivals.changes {
             self.changes.push(change, self.now);
+        }
+        for request in arrivals.snapshots {
+            self.snapshot_requests.push(request, self.applied, self.now, self.config.limits.snapshots);
         }
         for read in arrivals.reads {
             self.reads.push(read, self.now);
@@ -299,6 +305,7 @@ impl<S: StateMachine> Core<S> {
         self.tracker.expire(now);
         self.reads.expire(now);
         self.changes.expire(now);
+        self.snapshot_requests.expire(now);
         self.look_around();
         self.lead_only_with_room();
         if self.is_leader() {
@@ -542,6 +549,10 @@ impl<S: StateMachine> Core<S> {
         if let Some(index) = self.raw.store().take_snapshot_request() {
             self.compaction.ask_for(index);
         }
+        self.snapshot_requests.recorded(self.compaction.newest().1);
+        if let Some(index) = self.snapshot_requests.wanted() {
+            self.compaction.ask_for(index);
+        }
         // A learner that is not promoted yet is in the configuration all the same; an empty one is a joiner's.
         if self.now < self.snapshot_after
             || self.conf_state.voters.is_empty()
@@ -646,5 +657,6 @@ impl<S: StateMachine> Core<S> {
         self.tracker.fail_all(never.clone(), maybe.clone());
         self.changes.fail_all(never, &maybe);
         self.reads.fail_all(never);
+        self.snapshot_requests.fail_all(never);
     }
 }

@@ -20,6 +20,7 @@ use crate::oversight::Progress;
 use crate::proposal::Proposal;
 use crate::read_index::Read;
 use crate::session::Applied;
+use crate::snapshot_requests::SnapshotRequest;
 
 /// What a member is to the cluster at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,6 +81,7 @@ pub(crate) trait Requests: Send + Sync {
     fn propose(&self, proposal: Proposal) -> Result<(), Error>;
     fn read(&self, read: Read) -> Result<(), Error>;
     fn change(&self, change: Request) -> Result<(), Error>;
+    fn snapshot(&self, request: SnapshotRequest) -> Result<(), Error>;
     fn deliver(&self, from: u64, message: Message);
     fn report(&self, report: Report);
     fn shut_down(&self);
@@ -94,6 +96,9 @@ impl<R: Send> Requests for Inbox<R> {
     }
     fn change(&self, change: Request) -> Result<(), Error> {
         Inbox::change(self, change)
+    }
+    fn snapshot(&self, request: SnapshotRequest) -> Result<(), Error> {
+        Inbox::snapshot(self, request)
     }
     fn deliver(&self, from: u64, message: Message) {
         Inbox::deliver(self, from, message);
@@ -221,6 +226,23 @@ impl Handle {
         async move {
             match sent {
                 Ok(()) => answer.await.unwrap_or(Err(gone)),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    /// Has this member take a snapshot, and waits until one is on record that holds everything which was applied here
+    /// when the request arrived. Resolves to its index. If it is on record already, nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if it was not on record within `timeout`: it may be under way. [`Error::Overloaded`];
+    /// [`Error::Stopped`] and [`Error::Removed`].
+    pub fn snapshot(&self, timeout: Duration) -> impl Future<Output = Result<u64, Error>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.snapshot(SnapshotRequest { timeout, reply });
+        async move {
+            match sent {
+                Ok(()) => answer.await.unwrap_or(Err(Error::Stopped)),
                 Err(error) => Err(error),
             }
         }

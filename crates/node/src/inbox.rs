@@ -19,6 +19,7 @@ use crate::config::Limits;
 use crate::error::{Error, Fatal};
 use crate::proposal::{Load, Proposal};
 use crate::read_index::Read;
+use crate::snapshot_requests::SnapshotRequest;
 
 /// A request for the leader as it comes from a caller.
 pub(crate) struct Request {
@@ -91,6 +92,7 @@ pub struct Arrivals<R> {
     pub(crate) proposals: Vec<Proposal>,
     pub(crate) reads: Vec<Read>,
     pub(crate) changes: Vec<Request>,
+    pub(crate) snapshots: Vec<SnapshotRequest>,
     pub(crate) messages: Vec<(u64, Message)>,
     pub(crate) reports: Vec<Report>,
     pub(crate) done: Vec<Done<R>>,
@@ -103,6 +105,7 @@ impl<R> Default for Arrivals<R> {
             proposals: Vec::new(),
             reads: Vec::new(),
             changes: Vec::new(),
+            snapshots: Vec::new(),
             messages: Vec::new(),
             reports: Vec::new(),
             done: Vec::new(),
@@ -204,6 +207,16 @@ impl<R> Inbox<R> {
         })
     }
 
+    pub(crate) fn snapshot(&self, request: SnapshotRequest) -> Result<(), Error> {
+        self.request(|state| {
+            if state.arrivals.snapshots.len() >= self.limits.snapshots {
+                return Err(Error::Overloaded);
+            }
+            state.arrivals.snapshots.push(request);
+            Ok(())
+        })
+    }
+
     /// Takes a message of a peer, or drops it if the queue is full.
     pub(crate) fn deliver(&self, from: u64, message: Message) {
         let len = codec::message_len(&message);
@@ -278,6 +291,7 @@ impl<R> Inbox<R> {
         let idle = a.proposals.is_empty()
             && a.reads.is_empty()
             && a.changes.is_empty()
+            && a.snapshots.is_empty()
             && a.messages.is_empty()
             && a.reports.is_empty()
             && a.done.is_empty()
@@ -333,8 +347,8 @@ mod tests {
     }
 
     #[test]
-    fn reads_and_changes_are_bounded() {
-        let inbox = inbox(Limits { reads: 2, changes: 1, ..Limits::default() });
+    fn reads_changes_and_snapshots_are_bounded() {
+        let inbox = inbox(Limits { reads: 2, changes: 1, snapshots: 1, ..Limits::default() });
         let read = || Read { timeout: Duration::ZERO, reply: oneshot::channel().0 };
         inbox.take(Load::default(), 1);
         assert_eq!(inbox.read(read()), Ok(()));
@@ -348,6 +362,9 @@ mod tests {
         };
         assert_eq!(inbox.change(change()), Ok(()));
         assert_eq!(inbox.change(change()), Err(Error::Overloaded));
+        let snapshot = || SnapshotRequest { timeout: Duration::ZERO, reply: oneshot::channel().0 };
+        assert_eq!(inbox.snapshot(snapshot()), Ok(()));
+        assert_eq!(inbox.snapshot(snapshot()), Err(Error::Overloaded));
     }
 
     #[test]

@@ -51,6 +51,7 @@ mod replicated;
 mod run;
 pub mod session;
 mod shutdown;
+mod snapshot_requests;
 mod state_machine;
 mod threads;
 mod throttle;

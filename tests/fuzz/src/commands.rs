@@ -18,7 +18,7 @@ pub(crate) fn run(input: &[u8]) {
             assert_eq!(Command::decode(command.clone().encode()), Ok(command));
         }
         if let Some(response) = Response::decode(bytes.clone()) {
-            assert_eq!(Response::decode(response.encode()), Some(response));
+            assert_eq!(Response::decode(response.clone().encode()), Some(response));
         }
     }
     let (together, one_by_one) = (Shared::new(), Shared::new());

@@ -5,6 +5,8 @@ mod members;
 mod surface;
 
 use std::collections::BTreeMap;
+use std::future::{Future, ready};
+use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use kvd_kvstore::admin::{
     Admin, CatchUp, ChangeOutcome, MemberInfo, MemberStatus, Members, MembershipRequest, Progress, Role,
     Standing,
 };
+use kvd_kvstore::command::{Command, Response};
 use kvd_kvstore::store::Store;
 use kvd_kvstore::{
     Age, Consistency, Deleted, Door, Error, Limits, MembershipRefusal, Reading, Status, Written,
@@ -50,7 +53,7 @@ impl Fake {
             store: Store::new(),
             members: BTreeMap::from([(1, "http://127.0.0.1:1".to_owned())]),
             removed: vec![9],
-            status: Status { id: 1, cluster_id: 7, leader: Some(1), member: true },
+            status: Status { id: 1, cluster_id: 7, leader: Some(1), member: true, ..Status::default() },
             fail: None,
             reads: Vec::new(),
             confirms: 0,
@@ -85,6 +88,18 @@ impl Door for Fake {
     async fn delete(&self, key: Bytes) -> Result<Deleted, Error> {
         Limits::default().check_key(&key)?;
         Ok(self.working()?.store.delete(&key))
+    }
+
+    fn propose(&self, _: Command) -> impl Future<Output = Result<Response, Error>> + Send + 'static + use<> {
+        ready(Err(Error::BadResponse))
+    }
+
+    fn local(&self) -> impl Deref<Target = Store> {
+        Box::new(self.state().store.clone())
+    }
+
+    async fn snapshot(&self, _: Duration) -> Result<u64, Error> {
+        Err(Error::BadResponse)
     }
 
     async fn get(&self, key: Bytes, how: Consistency) -> Result<Reading, Error> {

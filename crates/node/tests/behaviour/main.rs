@@ -16,6 +16,7 @@ mod membership;
 mod raftexample;
 mod reads;
 mod recover;
+mod requested_snapshots;
 mod shutdown;
 mod single;
 mod snapshots;

@@ -14,7 +14,7 @@ const TIMEOUT: Duration = Duration::from_millis(2500);
 const MAX_REPLY: i64 = 64 << 20;
 
 /// What an error begins with that says that nothing was done.
-const NOTHING_DONE: [&str; 4] = ["TRYAGAIN ", "BUSY ", "CLUSTERDOWN ", "NOSPACE "];
+const NOTHING_DONE: [&str; 4] = ["TRYAGAIN ", "BUSY ", "CLUSTERDOWN ", "MISCONF "];
 
 /// A client of one member's Redis port.
 #[derive(Debug)]

@@ -249,6 +249,12 @@ impl World {
         self.change(at, MembershipChange::Add { id, peer_urls: vec![url(id)] })
     }
 
+    pub(crate) fn snapshot_within(&mut self, at: u64, timeout: Duration) -> Asked<u64> {
+        let asked = Asked::new(self.handle(at).snapshot(timeout));
+        self.settle();
+        asked
+    }
+
     pub(crate) fn remove_member(&mut self, at: u64, id: u64) -> Asked<ChangeOutcome> {
         self.change(at, MembershipChange::Remove { id })
     }
