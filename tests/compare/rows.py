@@ -91,6 +91,9 @@ class Bench:
             print("   ", *(f"{values[-1]:12,.2f}" for values in found), file=sys.stderr, flush=True)
         return Result(*found)
 
+    def scaled(self, size):
+        return max(1, int(size * self.flags.scale))
+
     def timing(self):
         return {"seconds": self.flags.seconds, "warmup": self.flags.warmup}
 
@@ -193,7 +196,7 @@ def memory(bench):
     for _ in range(bench.flags.rounds):
         for kind, values in found.items():
             with bench.fresh(kind) as cluster:
-                cluster.load("fill", cluster.leader(), clients=64, keys=170_000, value_bytes=VALUE)
+                cluster.load("fill", cluster.leader(), clients=64, keys=bench.scaled(170_000), value_bytes=VALUE)
                 values.append(statistics.mean(cluster.resident_mib()))
         print("   ", *(f"{values[-1]:12,.1f}" for values in found.values()), file=sys.stderr, flush=True)
     return Result(*found.values(), note="mean of the three members, right after one PUT of each key")
@@ -232,7 +235,7 @@ def failover(bench):
             leader.process.wait()
             kvd.site.processes.remove(leader.process)
             kvd.start(leader)
-            until_ready(kvd)
+            until_ready(kvd)  # or the next kill would take the majority
     note = f"median of {len(gaps)}, worst {max(gaps):,.0f} ms; election time-out 1 s (randomized up to 2 s), ticks of 100 ms"
     return Result(gaps, [], note)
 
@@ -248,7 +251,7 @@ def restart(bench):
     """From the start of the process to the first linearizable read that it answers."""
     times = []
     with bench.fresh(systems.Kvd) as kvd:
-        kvd.load("fill", kvd.leader(), clients=64, keys=1_000_000, value_bytes=VALUE)
+        kvd.load("fill", kvd.leader(), clients=64, keys=bench.scaled(1_000_000), value_bytes=VALUE)
         for number in range(bench.flags.rounds):
             member = kvd.followers()[number % 2]
             kvd.site.end([member.process])
@@ -280,7 +283,7 @@ def two_clusters(bench, grow, keys_of_grown):
 
 @row("keys5m", "PUT, 64 clients, 5,000,000 keys present", "/s", "an empty store", 0.85, 0.95, long=True)
 def keys5m(bench):
-    keys = bench.flags.many_keys
+    keys = bench.scaled(5_000_000)
     def grow(kvd):
         kvd.load("fill", kvd.leader(), clients=256, keys=keys, value_bytes=VALUE)
     result = two_clusters(bench, grow, keys)
@@ -290,7 +293,7 @@ def keys5m(bench):
 
 @row("log10g", "PUT, 64 clients, after 10 GB of log", "/s", "an empty store", 0.85, 0.95, long=True)
 def log10g(bench):
-    wanted, value = int(bench.flags.log_gb * 1e9), 32 << 10
+    wanted, value = bench.scaled(10**10), 32 << 10
     def grow(kvd):
         written = 0
         while written < wanted:
@@ -298,7 +301,7 @@ def log10g(bench):
             written += report["acknowledged"] * value
             print(f"    {written / 1e9:.1f} GB of log", file=sys.stderr, flush=True)
     result = two_clusters(bench, grow, KEYS)
-    result.note = f"{bench.flags.log_gb:g} GB in values of 32 KiB to 1000 keys went through the log first"
+    result.note = f"{wanted / 1e9:g} GB in values of 32 KiB to 1000 keys went through the log first"
     return result
 
 
@@ -309,7 +312,7 @@ def snapshot1g(bench):
     bench.end_shared()
     script = pathlib.Path(__file__).resolve().parent.parent / "measure" / "snapshot_tail.py"
     command = [sys.executable, script, bench.site.binaries, "--dir", bench.site.root, "--minutes",
-               bench.flags.snapshot_minutes, "--state-mib", bench.flags.state_mib]
+               bench.flags.snapshot_minutes, "--state-mib", bench.scaled(1024)]
     child = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True,
                              start_new_session=True)  # so that it gets the one signal that is sent below
     try:
