@@ -115,7 +115,7 @@ impl Client {
 
     /// Appends the requests that are due, as far as there is room; false if none will follow.
     fn fill(&mut self, output: &mut Vec<u8>, in_flight: &mut VecDeque<Sent>, now: Instant) -> bool {
-        if now >= self.shared.window.until {
+        if self.pace.is_over(now, self.shared.window.until) {
             return false;
         }
         while in_flight.len() < self.pipeline {
@@ -123,7 +123,8 @@ impl Client {
                 Pace::Closed => now,
                 Pace::Open(schedule) => match schedule.take() {
                     Some(due) => due,
-                    None => break,
+                    // The next one is still to come, or was the last.
+                    None => return !schedule.is_over(),
                 },
             };
             let Some(operation) = self.requests.next(output) else { return false };

@@ -8,9 +8,10 @@
 //!   server is slow, and the percentiles say what these clients saw. Counted are answers that arrive within the measured
 //!   seconds; a latency goes from just before its request is sent.
 //! - **Open loop** (`--rate`): requests arrive on a schedule, whatever became of those before them, and whichever client
-//!   has room takes the next ([`schedule`]). A latency goes from the instant at which its request was *due*: if the server
-//!   stalls for a second, the requests of that second waited, and are counted as having waited. Counted are requests that
-//!   were due within the measured seconds, also if their answers come later. Those that no client had room for are errors.
+//!   has room takes the next. A latency goes from the instant at which its request was *due*: if the server stalls for a
+//!   second, the requests of that second waited, and are counted as having waited. Counted are requests that were due
+//!   within the measured seconds, also if their answers come later. Those that no client had room for, until 100 ms after
+//!   the end, are errors.
 //!
 //! A latency ends just after the last byte of the answer is read. Only a 2xx, or what is no error of Redis's, is an
 //! acknowledgement. A read of a key that is absent is one too, and counted apart as well. Everything else is an error, by its
@@ -315,13 +316,15 @@ pub async fn run(endpoints: &[Endpoint], bench: &Bench) -> io::Result<Report> {
         }
         if let Pace::Open(schedule) = &pace {
             schedule.keep_time(window.until).await?;
-            let left = schedule.left_behind(window.from, window.until);
-            shared.report.borrow_mut().error("never sent: no client had room", left);
         }
         if !all_end(&mut tasks, &shared, bench.timing().is_none()).await {
             // Ended with their set, when it is dropped.
             let what = format!("no answer within {} s", GRACE.as_secs());
             shared.report.borrow_mut().error(&what, shared.in_flight.get().max(1));
+        }
+        if let Pace::Open(schedule) = &pace {
+            let left = schedule.left_behind(window.from, window.until);
+            shared.report.borrow_mut().error("never sent: no client had room", left);
         }
         if bench.timing().is_none() {
             shared.report.borrow_mut().took(begin.elapsed());

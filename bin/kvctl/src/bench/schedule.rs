@@ -19,6 +19,10 @@ use rustix::time::{
 };
 use tokio::io::unix::AsyncFd;
 
+/// How long after the end a client may still take what was due before it: a few turns of a busy machine, and little of
+/// a measurement, so that a server that cannot keep up is not credited with much of its backlog.
+const SLACK: Duration = Duration::from_millis(100);
+
 /// How often the timer fires at most.
 const SHORTEST_PERIOD: Duration = Duration::from_micros(100);
 
@@ -82,6 +86,11 @@ impl Schedule {
             }
         }
         Poll::Pending
+    }
+
+    /// Whether all arrivals have come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.get()
     }
 
     /// How many arrivals that were due in this span, before `until`, have not been taken: their clients never had room.
@@ -153,6 +162,16 @@ pub(crate) enum Pace {
     Closed,
     /// As they arrive.
     Open(Rc<Schedule>),
+}
+
+impl Pace {
+    /// Whether it is too late to send another request.
+    pub(crate) fn is_over(&self, now: Instant, until: Instant) -> bool {
+        match self {
+            Pace::Closed => now >= until,
+            Pace::Open(_) => now >= until + SLACK,
+        }
+    }
 }
 
 #[cfg(test)]
