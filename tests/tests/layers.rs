@@ -35,10 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kvctl", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap"]),
     ("kvd-tests", &[]),
     // Drives the hot paths one by one, the door among them.
-    (
-        "kvd-instructions",
-        &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-node", "kvd-kvstore", "kvd-http-api"],
-    ),
+    ("kvd-instructions", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-node", "kvd-kvstore", "kvd-http-api"]),
     // Drives the node and everything below it; no transport, no door, no runtime.
     ("kvd-sim", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
 ];
