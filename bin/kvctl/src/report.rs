@@ -31,8 +31,7 @@ pub struct Report {
     gets: Histogram<u64>,
     absent: u64,
     errors: BTreeMap<String, u64>,
-    /// What was acknowledged since the last look at it, warm-up included, and how many errors had been counted then;
-    /// only if somebody looks.
+    /// What was counted since the last look at it, and how many errors there had been then; only if somebody looks.
     recent: Option<(Histogram<u64>, u64)>,
 }
 

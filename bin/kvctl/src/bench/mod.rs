@@ -266,9 +266,10 @@ impl Shared {
         }
     }
 
-    /// Counts errors that have no answer.
+    /// Counts requests, or attempts to connect, that got no answer. In an open loop also those that were in flight at the
+    /// end: they were due before it.
     fn error(&self, kind: &str, count: u64, now: Instant) {
-        if count > 0 && self.window.has(now) {
+        if count > 0 && (self.window.has(now) || self.open && now >= self.window.from) {
             self.report.borrow_mut().error(kind, count);
         }
     }
@@ -361,10 +362,10 @@ async fn progress(shared: Rc<Shared>, begin: Instant) {
     shared.report.borrow_mut().watch();
     loop {
         ticks.tick().await;
-        let phase = if Instant::now() < shared.window.from { "warm-up" } else { "" };
-        let line = shared.report.borrow_mut().recent();
-        // Nobody reads it: no reason to stop.
-        let _ = writeln!(io::stderr(), "{:4.0} s  {line} {phase}", begin.elapsed().as_secs_f64());
+        let recent = shared.report.borrow_mut().recent();
+        let line = if Instant::now() < shared.window.from { "warm-up" } else { recent.as_str() };
+        // If nobody reads it, that is no reason to stop.
+        let _ = writeln!(io::stderr(), "{:4.0} s  {line}", begin.elapsed().as_secs_f64());
     }
 }
 
