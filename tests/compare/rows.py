@@ -65,10 +65,10 @@ class Bench:
         return self.running[kind]
 
     @contextlib.contextmanager
-    def fresh(self, kind, **options):
+    def fresh(self, kind):
         """A system of its own; those that are shared are ended first, so that nothing else runs."""
         self.end_shared()
-        system = kind(self.site, **options)
+        system = kind(self.site)
         try:
             yield system
         finally:

@@ -105,9 +105,9 @@ class Member:
 class Cluster:
     """Three members. The subclass says with which command, and how they tell that they serve."""
 
-    def __init__(self, site, **options):
+    def __init__(self, site):
         self.site, self.members = site, []
-        self.prepare(free_ports(3), **options)
+        self.prepare(free_ports(3))
         for member in self.members:
             self.start(member)
         for member in self.members:
@@ -159,7 +159,7 @@ class Cluster:
 class Kvd(Cluster):
     name = "kvd"
 
-    def prepare(self, ports, **_):
+    def prepare(self, ports):
         peers, redis = free_ports(3), free_ports(3)
         cluster = ",".join(f"http://127.0.0.1:{port}" for port in peers)
         binary = self.site.binaries / "kvd"
@@ -184,10 +184,10 @@ class Kvd(Cluster):
 
 
 class Etcd(Cluster):
-    """Debian's etcd as it comes, with fsync. `quota` is raised where a row writes more than its default of 2 GiB."""
+    """Debian's etcd as it comes, with fsync."""
     name = "etcd"
 
-    def prepare(self, ports, quota=False):
+    def prepare(self, ports):
         peers = free_ports(3)
         cluster = ",".join(f"m{n}=http://127.0.0.1:{port}" for n, port in enumerate(peers, 1))
         for number, (port, peer) in enumerate(zip(ports, peers), 1):
@@ -198,7 +198,7 @@ class Etcd(Cluster):
                 "etcd", "--name", f"m{number}", "--data-dir", member.directory, "--logger", "zap", "--log-level", "warn",
                 "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
                 "--initial-advertise-peer-urls", peer, "--initial-cluster", cluster, "--initial-cluster-state", "new",
-            ] + (["--quota-backend-bytes", 8 << 30] if quota else [])
+            ]
             self.members.append(member)
 
     def serves(self, member):
