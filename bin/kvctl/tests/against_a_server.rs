@@ -407,3 +407,14 @@ fn bench_fill_gives_up_without_answers() {
     assert!(result.unwrap_err().to_string().contains("cannot connect"));
     assert!(json["errors"].as_object().unwrap().contains_key("no answer within 10 s"), "{json}");
 }
+
+/// A server that closes after each answer, as it may, is slow enough without a pause.
+#[test]
+fn bench_reconnects_at_once_where_the_server_closes_in_order() {
+    let server = Server::start(|_| b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n".to_vec());
+    let (result, json) = load(&server.url, "fill --keys 400 --clients 1");
+    assert!(result.is_ok());
+    assert_eq!((&json["acknowledged"], &json["errors"]), (&400.into(), &serde_json::json!({})));
+    // With 50 ms before each connection it would be 20 s.
+    assert!(json["seconds"].as_f64().unwrap() < 15.0, "{json}");
+}

@@ -52,30 +52,30 @@ impl Client {
     /// Runs until the window closes, or until there is no request left.
     pub(super) async fn run(mut self) {
         let mut in_flight = VecDeque::with_capacity(self.pipeline);
-        loop {
-            let end = match Wire::open(&self.endpoint, &self.requests).await {
-                Ok(mut wire) => self.drive(&mut wire, &mut in_flight).await,
+        while Instant::now() < self.shared.window.until {
+            let mut wire = match Wire::open(&self.endpoint, &self.requests).await {
+                Ok(wire) => wire,
                 Err(error) => {
                     self.shared.error(&format!("cannot connect ({})", error.kind()), 1, Instant::now());
-                    Ok(End::Closed)
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                    continue;
                 }
             };
+            let end = self.drive(&mut wire, &mut in_flight).await;
             // What is still in flight stays without an answer: it took effect or not.
             let lost = in_flight.len() as u64;
             in_flight.clear();
             self.shared.in_flight.set(self.shared.in_flight.get() - lost);
-            let now = Instant::now();
-            match end {
+            let (fault, count) = match end {
                 Ok(End::Finished) => return,
-                Ok(End::Closed) => self.shared.error("connection closed", lost, now),
-                Err(Error::Io(error)) => {
-                    self.shared.error(&format!("connection lost ({})", error.kind()), lost.max(1), now);
+                Ok(End::Closed) => {
+                    self.shared.error("connection closed", lost, Instant::now());
+                    continue;
                 }
-                Err(error @ Error::Protocol(_)) => self.shared.error(&error.to_string(), lost.max(1), now),
-            }
-            if now >= self.shared.window.until {
-                return;
-            }
+                Err(Error::Io(error)) => (format!("connection lost ({})", error.kind()), lost.max(1)),
+                Err(error @ Error::Protocol(_)) => (error.to_string(), lost.max(1)),
+            };
+            self.shared.error(&fault, count, Instant::now());
             tokio::time::sleep(RECONNECT_PAUSE).await;
         }
     }
