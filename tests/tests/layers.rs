@@ -40,6 +40,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kvd-linearizability", &[]),
     ("kvd-tests", &[]),
     ("kvd-chaos", &["kvd-linearizability", "kvd-tests", "kvd-vfs"]),
+    // Drives the hot paths one by one, the door among them.
+    ("kvd-instructions", &["kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-node", "kvd-kvstore", "kvd-http-api"]),
     // Drives the node and everything below it; no transport, no door, no runtime.
     ("kvd-sim", &["kvd-mutation", "kvd-vfs", "kvd-raftpb", "kvd-wal", "kvd-snap", "kvd-node", "kvd-kvstore"]),
     // Gives bytes to whatever parses some, wherever it is.

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use crate::bench::Protocol;
 use crate::http::{Connection, encode_path, request};
 use crate::{Endpoint, Error};
 
@@ -31,6 +32,11 @@ pub(crate) async fn ask(
 ) -> Result<(Endpoint, u16, Vec<u8>), Error> {
     let mut failed = Error::Local(std::io::Error::other("no endpoint was given"));
     for endpoint in endpoints {
+        if endpoint.protocol() != Protocol::Http {
+            let source = std::io::Error::other("this command speaks HTTP: give an http:// endpoint");
+            failed = Error::Connect { endpoint: endpoint.clone(), source };
+            continue;
+        }
         let mut connection = match Connection::open(endpoint).await {
             Ok(connection) => connection,
             Err(source) => {

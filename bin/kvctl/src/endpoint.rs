@@ -1,17 +1,20 @@
-//! Where a member takes requests: `http://HOST:PORT`.
+//! Where a member takes requests: `http://HOST:PORT`, or `redis://HOST:PORT`.
 
 use std::fmt;
 use std::str::FromStr;
 
+use crate::bench::Protocol;
+
 /// The client URL of a member. Prints as it was given, without a trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
+    protocol: Protocol,
     authority: String,
 }
 
 /// Text that is no endpoint.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an endpoint looks like http://HOST:PORT")]
+#[error("an endpoint looks like http://HOST:PORT, or redis://HOST:PORT for bench")]
 pub struct EndpointError;
 
 impl Endpoint {
@@ -19,13 +22,22 @@ impl Endpoint {
     pub fn authority(&self) -> &str {
         &self.authority
     }
+
+    /// What its URL says that it speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
 }
 
 impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(url: &str) -> Result<Endpoint, EndpointError> {
-        let authority = url.strip_prefix("http://").ok_or(EndpointError)?;
+        let (protocol, authority) = match url.split_once("://").ok_or(EndpointError)? {
+            ("http", authority) => (Protocol::Http, authority),
+            ("redis", authority) => (Protocol::Redis, authority),
+            _ => return Err(EndpointError),
+        };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let (host, port) = authority.rsplit_once(':').ok_or(EndpointError)?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
@@ -39,7 +51,7 @@ impl FromStr for Endpoint {
         };
         let port_is_good = port.bytes().all(|b| b.is_ascii_digit()) && matches!(port.parse::<u16>(), Ok(1..));
         if host_is_good && port_is_good {
-            Ok(Endpoint { authority: authority.to_owned() })
+            Ok(Endpoint { protocol, authority: authority.to_owned() })
         } else {
             Err(EndpointError)
         }
@@ -48,7 +60,11 @@ impl FromStr for Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority)
+        let scheme = match self.protocol {
+            Protocol::Http => "http",
+            Protocol::Redis => "redis",
+        };
+        write!(f, "{scheme}://{}", self.authority)
     }
 }
 
@@ -58,7 +74,9 @@ mod tests {
 
     #[test]
     fn hosts_and_ports() {
-        for good in ["http://127.0.0.1:9121", "http://kvd-1.local:65535", "http://[::1]:1"] {
+        for good in
+            ["http://127.0.0.1:9121", "http://kvd-1.local:65535", "http://[::1]:1", "redis://127.0.0.1:6379"]
+        {
             assert_eq!(good.parse::<Endpoint>().map(|e| e.to_string()).as_deref(), Ok(good));
         }
         assert_eq!("http://a:1/".parse::<Endpoint>().map(|e| e.authority().to_owned()).as_deref(), Ok("a:1"));

@@ -16,7 +16,7 @@ use crate::Endpoint;
 const MAX_HEAD: usize = 16 << 10;
 
 /// Longest body of an answer, in bytes; a value of kvd has at most 1.5 MiB.
-const MAX_BODY: usize = 64 << 20;
+pub(crate) const MAX_BODY: usize = 64 << 20;
 
 /// Why an answer did not arrive.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@
 //! | `member list`, `add`, `remove`, `promote`, `change` | who belongs to the cluster ([`cluster`]) |
 //! | `leader transfer` | who leads it |
 //! | `status` | one line a member: its role, how far it is, whether it is ready |
-//! | `bench put` | a closed loop of writes: throughput and latency ([`mod@bench`]) |
+//! | `bench put`, `get`, `mixed`, `fill` | load in a closed or an open loop: throughput and latency ([`mod@bench`]) |
 //! | `wal dump`, `wal verify` | a member's log, record by record, or checked as a whole ([`files`]) |
 //! | `snap inspect`, `snap verify` | its snapshots |
 //!
@@ -18,7 +18,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 pub mod bench;
 pub mod cluster;
@@ -27,7 +27,9 @@ mod endpoint;
 pub mod files;
 pub mod http;
 mod report;
+pub mod resp;
 
+pub use bench::Bench;
 pub use endpoint::{Endpoint, EndpointError};
 pub use report::Report;
 
@@ -76,7 +78,7 @@ pub enum Command {
         #[command(flatten)]
         output: cluster::Output,
     },
-    /// Measure
+    /// Measure: throughput and latency over HTTP or Redis's protocol
     #[command(subcommand)]
     Bench(Bench),
     /// Read a member's log; it may run meanwhile
@@ -87,42 +89,13 @@ pub enum Command {
     Snap(files::Snap),
 }
 
-/// What can be measured.
-#[derive(Debug, Subcommand)]
-pub enum Bench {
-    /// Writes in a closed loop: each client waits for its answer before it sends the next
-    Put(BenchPut),
-}
-
-/// Flags of `bench put`.
-#[derive(Debug, Clone, Args)]
-pub struct BenchPut {
-    /// Clients, each with a connection of its own and one request in flight, spread over the endpoints in turn
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub clients: u32,
-    /// Seconds that are measured
-    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
-    pub seconds: f64,
-    /// Seconds before those, not measured
-    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
-    pub warmup: f64,
-    /// Bytes of each value
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=64 << 20))]
-    pub value_bytes: u32,
-    /// Different keys that are written, chosen at random and equally often
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub keys: u32,
-    /// Print one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Between nothing and a day: all that a measurement can reasonably take.
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
-        _ => Err("a number of seconds, 0 to 86400".to_owned()),
-    }
+/// What a request does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// It writes.
+    Put,
+    /// It reads.
+    Get,
 }
 
 /// Why a command failed. The program prints it and ends with [`Error::exit_code`].
@@ -166,7 +139,7 @@ pub enum Error {
     /// `status` found a member that is not ready.
     #[error("members that are not ready: {0}")]
     NotReady(usize),
-    /// A measurement without a single acknowledged write.
+    /// A measurement without a single acknowledged request.
     #[error("nothing was acknowledged; {0}")]
     NothingAcknowledged(String),
     /// The runtime could not be started, or stdout could not be written.
@@ -259,9 +232,9 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<(), Error> {
         Command::Member(command) => block_on(cluster::member(&cli.endpoints, command, out))?,
         Command::Leader(command) => block_on(cluster::leader(&cli.endpoints, command, out))?,
         Command::Status { output } => block_on(cluster::status(&cli.endpoints, output.format, out))?,
-        Command::Bench(Bench::Put(flags)) => {
-            let report = block_on(bench::put(&cli.endpoints, &flags))?;
-            if flags.json {
+        Command::Bench(bench) => {
+            let report = block_on(bench::run(&cli.endpoints, &bench))??;
+            if bench.clients().json {
                 writeln!(out, "{}", report.json())?;
             } else {
                 write!(out, "{}", report.table())?;
@@ -294,9 +267,14 @@ mod tests {
     fn bench_put_has_its_defaults() {
         let cli = parse("kvctl bench put").unwrap();
         assert_eq!(cli.endpoints.len(), 1);
-        let Command::Bench(Bench::Put(flags)) = cli.command else { panic!("not bench put") };
-        assert_eq!((flags.clients, flags.value_bytes, flags.keys), (64, 256, 100_000));
-        assert_eq!((flags.seconds, flags.warmup), (10.0, 2.0));
+        let Command::Bench(bench) = cli.command else { panic!("not bench put") };
+        let (clients, timing) = (bench.clients(), bench.timing().unwrap());
+        assert_eq!(
+            (clients.clients, clients.pipeline, clients.value_bytes, clients.keys),
+            (64, 1, 256, 100_000)
+        );
+        assert_eq!((timing.seconds, timing.warmup, timing.rate, timing.zipf), (10.0, 2.0, None, None));
+        assert_eq!((bench.name(), bench.read_percent(), bench.stale()), ("put", 0, false));
     }
 
     #[test]
@@ -308,13 +286,39 @@ mod tests {
 
     #[test]
     fn flags_out_of_bounds_are_refused() {
-        for flags in
-            ["--clients 0", "--clients 10001", "--seconds -1", "--seconds NaN", "--seconds 86401", "--keys 0"]
-        {
-            assert!(parse(&format!("kvctl bench put {flags}")).is_err(), "{flags}");
+        for flags in [
+            "put --clients 0",
+            "put --clients 10001",
+            "put --pipeline 0",
+            "put --pipeline 10001",
+            "put --seconds -1",
+            "put --seconds NaN",
+            "put --seconds 86401",
+            "put --keys 0",
+            "put --rate 0",
+            "put --rate 10000001",
+            "put --zipf 0",
+            "put --zipf 11",
+            "put --stale",
+            "mixed --read-percent 101",
+            "fill --seconds 1",
+        ] {
+            assert!(parse(&format!("kvctl bench {flags}")).is_err(), "{flags}");
         }
-        for flags in ["--clients 1", "--clients 10000", "--seconds 0.5", "--seconds 86400", "--keys 1"] {
-            assert!(parse(&format!("kvctl bench put {flags}")).is_ok(), "{flags}");
+        for flags in [
+            "put --clients 1",
+            "put --clients 10000",
+            "put --pipeline 10000",
+            "put --seconds 0.5",
+            "put --seconds 86400",
+            "put --keys 1",
+            "put --rate 0.1",
+            "put --rate 10000000",
+            "get --zipf 0.99 --stale",
+            "mixed --read-percent 100",
+            "fill --protocol redis",
+        ] {
+            assert!(parse(&format!("kvctl bench {flags}")).is_ok(), "{flags}");
         }
         assert!(parse("kvctl --endpoints nowhere status").is_err());
     }

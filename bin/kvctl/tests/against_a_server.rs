@@ -349,3 +349,204 @@ fn bench_opens_a_lost_connection_again() {
     assert!(json["acknowledged"].as_u64().unwrap() >= 1, "{json}");
     assert!(server.connections.load(Ordering::SeqCst) >= 2);
 }
+
+/// A server that speaks as much of Redis's protocol as `bench` does; it counts its connections and what it was asked.
+struct Redis {
+    url: String,
+    seen: Arc<Mutex<Vec<Vec<String>>>>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Redis {
+    /// Answers each command with raw bytes.
+    fn start(answer: impl Fn(&[String]) -> &'static str + Send + Sync + 'static) -> Redis {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let (seen, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+        let answer = Arc::new(answer);
+        let (seen_by_threads, counter) = (Arc::clone(&seen), Arc::clone(&connections));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let (seen, answer) = (Arc::clone(&seen_by_threads), Arc::clone(&answer));
+                std::thread::spawn(move || {
+                    let mut reader = BufReader::new(stream.unwrap());
+                    while let Some(command) = read_command(&mut reader) {
+                        seen.lock().unwrap().push(command.clone());
+                        if reader.get_mut().write_all(answer(&command).as_bytes()).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Redis { url, seen, connections }
+    }
+}
+
+/// An array of strings; `None` once the client is gone.
+fn read_command(reader: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|&n| n > 0).map(|_| line.trim_end().to_owned())
+    };
+    let words = line()?.strip_prefix('*').unwrap().parse().unwrap();
+    let mut command = Vec::new();
+    for _ in 0..words {
+        let mut length = String::new();
+        reader.read_line(&mut length).ok()?;
+        let mut word = vec![0; length.trim_end().strip_prefix('$').unwrap().parse::<usize>().unwrap() + 2];
+        reader.read_exact(&mut word).ok()?;
+        word.truncate(word.len() - 2);
+        command.push(String::from_utf8_lossy(&word).into_owned());
+    }
+    Some(command)
+}
+
+fn load(endpoints: &str, line: &str) -> (Result<(), Error>, serde_json::Value) {
+    let args: Vec<&str> = ["bench"].into_iter().chain(line.split_whitespace()).chain(["--json"]).collect();
+    let (result, out) = kvctl(endpoints, &args);
+    (result, serde_json::from_str(&out).unwrap())
+}
+
+#[test]
+fn bench_speaks_redis_with_many_requests_in_flight() {
+    let server = Redis::start(|command| match command[0].as_str() {
+        "SET" => "+OK\r\n",
+        "GET" => "$5\r\nvalue\r\n",
+        _ => "-ERR unknown\r\n",
+    });
+    let (result, json) =
+        load(&server.url, "mixed --clients 2 --pipeline 16 --keys 9 --seconds 0.5 --warmup 0");
+    assert!(result.is_ok());
+    assert_eq!(json["errors"], serde_json::json!({}));
+    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
+    let seen = server.seen.lock().unwrap();
+    // All were answered in the end; those that were in flight at the end are not counted.
+    let acknowledged = json["acknowledged"].as_u64().unwrap();
+    assert!(acknowledged > 0 && (acknowledged..=acknowledged + 32).contains(&(seen.len() as u64)), "{json}");
+    for kind in ["put", "get"] {
+        assert!(json[kind]["acknowledged"].as_u64().unwrap() > 0, "{json}");
+    }
+    for command in &*seen {
+        let number: u32 = command[1].strip_prefix("bench-").unwrap().parse().unwrap();
+        assert!(number < 9, "{command:?}");
+    }
+}
+
+#[test]
+fn bench_begins_stale_reads_over_redis_with_readonly() {
+    let server = Redis::start(|command| match command[0].as_str() {
+        "READONLY" => "+OK\r\n",
+        _ => "$-1\r\n",
+    });
+    let (result, json) = load(&server.url, "get --stale --clients 1 --seconds 0.2 --warmup 0");
+    assert!(result.is_ok());
+    assert_eq!(json["absent"], json["acknowledged"]);
+    assert_eq!(server.seen.lock().unwrap()[0], ["READONLY"]);
+
+    let refusing = Redis::start(|_| "-ERR unknown command\r\n");
+    let (result, json) = load(&refusing.url, "get --stale --clients 1 --seconds 0.2 --warmup 0");
+    assert!(result.is_err());
+    assert!(
+        json["errors"].as_object().unwrap().keys().all(|kind| kind.starts_with("cannot connect")),
+        "{json}"
+    );
+}
+
+#[test]
+fn bench_fill_writes_each_key_once() {
+    let server = Server::start(|_| no_content());
+    let (result, json) = load(&server.url, "fill --keys 1000 --clients 7 --pipeline 3");
+    assert!(result.is_ok());
+    assert_eq!(json["acknowledged"], 1000);
+    let mut paths: Vec<String> = server.seen().into_iter().map(|(line, _)| line).collect();
+    paths.sort_unstable();
+    let wanted: Vec<String> = (0..1000).map(|number| format!("PUT /bench-{number:010}")).collect();
+    assert_eq!(paths, wanted);
+}
+
+/// The server stalls once for a second. A closed loop of one client sees one slow answer; on a schedule, all that
+/// should have been sent in that second waited, and the percentiles must say so.
+#[test]
+fn an_open_loop_counts_from_when_a_request_was_due() {
+    const STALL: std::time::Duration = std::time::Duration::from_secs(1);
+    let stalling = || {
+        let turn = AtomicUsize::new(0);
+        Server::start(move |_| {
+            if turn.fetch_add(1, Ordering::SeqCst) == 50 {
+                std::thread::sleep(STALL);
+            }
+            no_content()
+        })
+    };
+    let flags = "put --clients 1 --seconds 2 --warmup 0";
+    let (_, closed) = load(&stalling().url, flags);
+    assert!(closed["latency_us"]["p99"].as_u64().unwrap() < 500_000, "{closed}");
+    let (_, open) = load(&stalling().url, &format!("{flags} --rate 200"));
+    // 200 of 400 arrivals are due within the second.
+    assert!(open["latency_us"]["p90"].as_u64().unwrap() > 500_000, "{open}");
+    let sent = open["acknowledged"].as_u64().unwrap();
+    let left = open["errors"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>();
+    assert_eq!(sent + left, 400, "{open}");
+}
+
+#[test]
+fn an_open_loop_says_what_it_could_not_send() {
+    let server = Server::start(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        no_content()
+    });
+    // One client gets at most a hundred answers a second.
+    let (_, json) = load(&server.url, "put --clients 1 --rate 1000 --seconds 1 --warmup 0");
+    let left = json["errors"]["never sent: no client had room"].as_u64().unwrap();
+    assert!(left >= 850, "{json}");
+    assert_eq!(json["acknowledged"].as_u64().unwrap() + left, 1000);
+}
+
+#[test]
+fn requests_lost_with_a_connection_are_errors() {
+    let turn = AtomicUsize::new(0);
+    let server = Redis::start(move |_| match turn.fetch_add(1, Ordering::SeqCst) {
+        0 => "!no type of RESP2\r\n",
+        _ => "+OK\r\n",
+    });
+    let (result, json) = load(&server.url, "put --clients 1 --pipeline 8 --seconds 1 --warmup 0");
+    assert!(result.is_ok());
+    let errors = json["errors"].as_object().unwrap();
+    assert!(errors.keys().any(|kind| kind.contains("type of RESP")), "{json}");
+    assert_eq!(errors.values().map(|n| n.as_u64().unwrap()).sum::<u64>(), 8, "{json}");
+}
+
+#[test]
+fn commands_of_one_request_refuse_a_redis_endpoint() {
+    let error = kvctl("redis://127.0.0.1:1", &["get", "k"]).0.unwrap_err();
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("speaks HTTP"), "{error}");
+}
+
+#[test]
+fn bench_fill_gives_up_without_answers() {
+    let server = Server::start(|(line, _)| match line.ends_with('0') {
+        true => no_content(),
+        false => Vec::new(),
+    });
+    let (result, json) = load(&server.url, "fill --keys 20 --clients 1");
+    assert!(result.is_ok());
+    // Each key was tried once: it is not known what became of those without an answer.
+    assert_eq!((&json["acknowledged"], server.seen().len()), (&2.into(), 20));
+
+    let (result, json) = load(&nobody(), "fill --keys 20 --clients 2");
+    assert!(result.unwrap_err().to_string().contains("cannot connect"));
+    assert!(json["errors"].as_object().unwrap().contains_key("no answer within 10 s"), "{json}");
+}
+
+/// A server that closes after each answer, as it may, is slow enough without a pause.
+#[test]
+fn bench_reconnects_at_once_where_the_server_closes_in_order() {
+    let server = Server::start(|_| b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n".to_vec());
+    let (result, json) = load(&server.url, "fill --keys 400 --clients 1");
+    assert!(result.is_ok());
+    assert_eq!((&json["acknowledged"], &json["errors"]), (&400.into(), &serde_json::json!({})));
+    // With 50 ms before each connection it would be 20 s.
+    assert!(json["seconds"].as_f64().unwrap() < 15.0, "{json}");
+}
