@@ -42,25 +42,25 @@ fn one_entry() -> Bytes {
 }
 
 #[divan::bench(args = ENTRIES)]
-fn message_by_the_codec(bencher: Bencher, entries: u64) {
+fn message_by_the_codec(bencher: Bencher<'_, '_>, entries: u64) {
     let bytes = message(entries);
     bencher.counter(BytesCount::new(bytes.len())).bench(|| codec::decode_message(bytes.clone()).unwrap());
 }
 
 #[divan::bench(args = ENTRIES)]
-fn message_by_prost(bencher: Bencher, entries: u64) {
+fn message_by_prost(bencher: Bencher<'_, '_>, entries: u64) {
     let bytes = message(entries);
     bencher.counter(BytesCount::new(bytes.len())).bench(|| pb::Message::decode(bytes.clone()).unwrap());
 }
 
 #[divan::bench]
-fn entry_by_the_codec(bencher: Bencher) {
+fn entry_by_the_codec(bencher: Bencher<'_, '_>) {
     let bytes = one_entry();
     bencher.counter(BytesCount::new(bytes.len())).bench(|| codec::decode_entry(bytes.clone()).unwrap());
 }
 
 #[divan::bench]
-fn entry_by_prost(bencher: Bencher) {
+fn entry_by_prost(bencher: Bencher<'_, '_>) {
     let bytes = one_entry();
     bencher.counter(BytesCount::new(bytes.len())).bench(|| pb::Entry::decode(bytes.clone()).unwrap());
 }

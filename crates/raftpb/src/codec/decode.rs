@@ -7,6 +7,7 @@
 //! pieces is merged, and an enum is judged by its last value. Tests and fuzz targets hold the two against each other.
 
 use bytes::{Buf, BufMut, Bytes};
+use prost::Message as _;
 use prost::encoding::{self, DecodeContext, WireType};
 use raft::eraftpb::{self, EntryType, MessageType};
 
@@ -18,42 +19,77 @@ const ENTRIES_KEY: u8 = 7 << 3 | WireType::LengthDelimited as u8;
 
 /// Decodes one entry. Its payload shares `bytes`.
 pub fn decode_entry(bytes: Bytes) -> Result<eraftpb::Entry, DecodeError> {
-    super::parse::<RawEntry>("entry", bytes)?.finish()
+    let mut entry = eraftpb::Entry::default();
+    let mut raw = RawEntry { entry: &mut entry, entry_type: 0 };
+    raw.merge(Cursor::over(&bytes)).map_err(|cause| DecodeError::Malformed { what: "entry", cause })?;
+    raw.finish()?;
+    Ok(entry)
 }
 
 /// Decodes a message. The payloads of its entries share `bytes`. Pass the result through
 /// [`crate::validate::message`] before raft sees it.
-pub fn decode_message(mut bytes: Bytes) -> Result<eraftpb::Message, DecodeError> {
+pub fn decode_message(bytes: Bytes) -> Result<eraftpb::Message, DecodeError> {
     let mut raw = RawMessage::default();
-    while bytes.has_remaining() {
-        raw.merge_field(&mut bytes)
+    let mut cursor = Cursor::over(&bytes);
+    while cursor.has_remaining() {
+        raw.merge_field(&mut cursor)
             .map_err(|cause| DecodeError::Malformed { what: "raft message", cause })?;
     }
     raw.finish()
 }
 
-/// An entry in the making. Its type stays a number until the last byte is read.
-#[derive(Default)]
-struct RawEntry {
-    entry: eraftpb::Entry,
+/// The place that is read in a buffer. Moving on is cheaper than in [`Bytes`], and payloads share the buffer as there.
+struct Cursor<'a> {
+    whole: &'a Bytes,
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    fn over(whole: &'a Bytes) -> Self {
+        Self { whole, rest: whole }
+    }
+}
+
+impl Buf for Cursor<'_> {
+    fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.rest
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.rest = &self.rest[count..];
+    }
+
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        let (bytes, rest) = self.rest.split_at(len);
+        self.rest = rest;
+        self.whole.slice_ref(bytes)
+    }
+}
+
+/// An entry in the making, where it will stay. Its type is a number until the last byte is read.
+struct RawEntry<'a> {
+    entry: &'a mut eraftpb::Entry,
     entry_type: i32,
 }
 
-impl RawEntry {
-    fn finish(self) -> Result<eraftpb::Entry, DecodeError> {
-        let mut entry = self.entry;
-        entry.set_entry_type(match self.entry_type {
+impl RawEntry<'_> {
+    fn finish(self) -> Result<(), DecodeError> {
+        self.entry.set_entry_type(match self.entry_type {
             0 => EntryType::EntryNormal,
             1 => EntryType::EntryConfChange,
             2 => EntryType::EntryConfChangeV2,
             value => return Err(DecodeError::UnknownEnum { what: "entry type", value }),
         });
-        Ok(entry)
+        Ok(())
     }
 }
 
 /// For [`encoding::message::merge`], which counts how deep an entry's unknown fields are nested.
-impl prost::Message for RawEntry {
+impl prost::Message for RawEntry<'_> {
     fn merge_field(
         &mut self,
         tag: u32,
@@ -61,7 +97,7 @@ impl prost::Message for RawEntry {
         buf: &mut impl Buf,
         ctx: DecodeContext,
     ) -> Result<(), prost::DecodeError> {
-        let entry = &mut self.entry;
+        let entry = &mut *self.entry;
         let (field, merged) = match tag {
             1 => ("entry_type", encoding::int32::merge(wire_type, &mut self.entry_type, buf, ctx)),
             2 => ("term", encoding::uint64::merge(wire_type, &mut entry.term, buf, ctx)),
@@ -74,15 +110,16 @@ impl prost::Message for RawEntry {
     }
 
     fn encode_raw(&self, out: &mut impl BufMut) {
-        super::encode_entry(&self.entry, out);
+        super::encode_entry(self.entry, out);
     }
 
     fn encoded_len(&self) -> usize {
-        super::entry_len(&self.entry)
+        super::entry_len(self.entry)
     }
 
     fn clear(&mut self) {
-        *self = Self::default();
+        *self.entry = eraftpb::Entry::default();
+        self.entry_type = 0;
     }
 }
 
@@ -92,14 +129,14 @@ struct RawMessage {
     message: eraftpb::Message,
     msg_type: i32,
     entries: Vec<eraftpb::Entry>,
-    /// The first entry that is none.
+    /// Why the first entry of an unknown type is refused.
     bad_entry: Option<DecodeError>,
     /// Rare, and merged if it comes in pieces: that is left to prost.
     snapshot: Option<pb::Snapshot>,
 }
 
 impl RawMessage {
-    fn merge_field(&mut self, buf: &mut Bytes) -> Result<(), prost::DecodeError> {
+    fn merge_field(&mut self, buf: &mut Cursor<'_>) -> Result<(), prost::DecodeError> {
         use encoding::{bool, bytes, int32, int64, uint64};
         let ctx = DecodeContext::default();
         let (tag, wire_type) = encoding::decode_key(buf)?;
@@ -132,17 +169,17 @@ impl RawMessage {
     fn merge_entry(
         &mut self,
         wire_type: WireType,
-        buf: &mut Bytes,
+        buf: &mut Cursor<'_>,
         ctx: DecodeContext,
     ) -> Result<(), prost::DecodeError> {
         if self.entries.len() == self.entries.capacity() {
-            self.entries.reserve(entries_in_a_row(buf));
+            self.entries.reserve(entries_in_a_row(buf.rest));
         }
-        let mut raw = RawEntry::default();
+        let entry = self.entries.push_mut(eraftpb::Entry::default());
+        let mut raw = RawEntry { entry, entry_type: 0 };
         encoding::message::merge(wire_type, &mut raw, buf, ctx)?;
-        match raw.finish() {
-            Ok(entry) => self.entries.push(entry),
-            Err(error) => _ = self.bad_entry.get_or_insert(error),
+        if let Err(error) = raw.finish() {
+            self.bad_entry.get_or_insert(error);
         }
         Ok(())
     }
