@@ -159,6 +159,27 @@ impl Damage {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_decoder_agrees_with_prosts(
+        fields in prop::collection::vec(field(), 0..12),
+        message in message(),
+        damage in damage(),
+    ) {
+        let fields = damage.to(&fields.concat());
+        reference::compare_message(&fields);
+        reference::compare_entry(&fields);
+        let mut ours = BytesMut::new();
+        codec::encode_message(&message, &mut ours);
+        reference::compare_message(&damage.to(&ours));
+        // It has lists of ids in the other form.
+        let rafts = message.write_to_bytes().unwrap();
+        reference::compare_message(&damage.to(&rafts));
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
@@ -224,23 +245,6 @@ proptest! {
         let out = codec::encode_conf_change(&change);
         prop_assert_eq!(&out, &change.write_to_bytes().unwrap());
         prop_assert_eq!(codec::decode_conf_change(EntryType::EntryConfChangeV2, &out).unwrap(), change);
-    }
-
-    #[test]
-    fn the_decoder_agrees_with_prosts(
-        fields in prop::collection::vec(field(), 0..12),
-        message in message(),
-        damage in damage(),
-    ) {
-        let fields = damage.to(&fields.concat());
-        reference::compare_message(&fields);
-        reference::compare_entry(&fields);
-        let mut ours = BytesMut::new();
-        codec::encode_message(&message, &mut ours);
-        reference::compare_message(&damage.to(&ours));
-        // It has lists of ids in the other form.
-        let rafts = message.write_to_bytes().unwrap();
-        reference::compare_message(&damage.to(&rafts));
     }
 
     #[test]
