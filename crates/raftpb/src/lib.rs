@@ -21,7 +21,8 @@ pub mod validate;
 
 pub use codec::DecodeError;
 
-/// raft's messages as prost types, wire-compatible with raft-proto's. Generated from `proto/raft.proto`.
+/// raft's messages as prost types, wire-compatible with raft-proto's. Generated from `proto/raft.proto`. Entries and
+/// messages do not pass through these: [`codec`] is tested against them.
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 pub mod pb {
     include!("generated/kvd.raft.rs");

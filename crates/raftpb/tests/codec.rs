@@ -3,9 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod reference;
+
 use bytes::{Bytes, BytesMut};
 use kvd_raftpb::codec;
 use proptest::prelude::*;
+use proptest::sample::Index;
+use prost::encoding::{WireType, encode_key, encode_varint};
 use protobuf::Message as _;
 use raft::eraftpb::{
     ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType,
@@ -71,6 +75,107 @@ prop_compose! {
             message.set_snapshot(snapshot);
         }
         message
+    }
+}
+
+/// A field, known or not, of any wire type, and rarely one that is right: it may repeat another, have the wrong type, be
+/// a group, hold fields of its own, or claim a length that it does not have.
+fn field() -> impl Strategy<Value = Vec<u8>> {
+    let with_key = |(tag, wire_type, body): (u32, WireType, Vec<u8>)| {
+        let mut out = Vec::new();
+        encode_key(tag, wire_type, &mut out);
+        out.extend(body);
+        out
+    };
+    let varint = number().prop_map(|number| {
+        let mut out = Vec::new();
+        encode_varint(number, &mut out);
+        out
+    });
+    let small = prop_oneof![
+        4 => (1..18_u32, Just(WireType::Varint), prop_oneof![varint, (0..20_u8).prop_map(|n| vec![n])]),
+        2 => (1..18_u32, Just(WireType::LengthDelimited), bytes().prop_map(|bytes| delimited(&bytes))),
+        1 => (1..18_u32, Just(WireType::SixtyFourBit), Just(vec![7; 8])),
+        1 => (1..18_u32, Just(WireType::ThirtyTwoBit), Just(vec![7; 4])),
+        1 => (1..18_u32, Just(WireType::EndGroup), Just(vec![])),
+        1 => (1..18_u32, Just(WireType::LengthDelimited), Just(vec![100])),
+    ]
+    .prop_map(with_key);
+    small.prop_recursive(4, 24, 6, move |inner| {
+        let fields = prop::collection::vec(inner, 0..6).prop_map(|fields| fields.concat());
+        let message = prop_oneof![Just(7_u32), Just(9), 1..18_u32];
+        prop_oneof![
+            4 => (message, fields.clone()).prop_map(move |(tag, fields)| {
+                with_key((tag, WireType::LengthDelimited, delimited(&fields)))
+            }),
+            1 => (1..18_u32, fields).prop_map(move |(tag, fields)| {
+                let end = with_key((tag, WireType::EndGroup, vec![]));
+                with_key((tag, WireType::StartGroup, [fields, end].concat()))
+            }),
+        ]
+    })
+}
+
+fn delimited(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_varint(bytes.len() as u64, &mut out);
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// What happened to bytes on their way.
+#[derive(Debug, Clone)]
+enum Damage {
+    None,
+    Byte(Index, u8),
+    Bit(Index, u8),
+    More(Index, u8),
+    End(Index),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        2 => Just(Damage::None),
+        1 => any::<(Index, u8)>().prop_map(|(at, byte)| Damage::Byte(at, byte)),
+        1 => (any::<Index>(), 0..8_u8).prop_map(|(at, bit)| Damage::Bit(at, bit)),
+        1 => any::<(Index, u8)>().prop_map(|(at, byte)| Damage::More(at, byte)),
+        1 => any::<Index>().prop_map(Damage::End),
+    ]
+}
+
+impl Damage {
+    fn to(&self, bytes: &[u8]) -> Bytes {
+        let mut bytes = bytes.to_vec();
+        let len = bytes.len();
+        match self {
+            Damage::Byte(at, byte) if len > 0 => bytes[at.index(len)] = *byte,
+            Damage::Bit(at, bit) if len > 0 => bytes[at.index(len)] ^= 1 << bit,
+            Damage::More(at, byte) => bytes.insert(at.index(len + 1), *byte),
+            Damage::End(at) => bytes.truncate(at.index(len + 1)),
+            _ => {}
+        }
+        bytes.into()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_decoder_agrees_with_prosts(
+        fields in prop::collection::vec(field(), 0..12),
+        message in message(),
+        damage in damage(),
+    ) {
+        let fields = damage.to(&fields.concat());
+        reference::compare_message(&fields);
+        reference::compare_entry(&fields);
+        let mut ours = BytesMut::new();
+        codec::encode_message(&message, &mut ours);
+        reference::compare_message(&damage.to(&ours));
+        // It has lists of ids in the other form.
+        let rafts = message.write_to_bytes().unwrap();
+        reference::compare_message(&damage.to(&rafts));
     }
 }
 
@@ -212,4 +317,45 @@ fn a_decoded_payload_shares_the_buffer_that_it_came_in() {
     let buffer = out.freeze();
     let decoded = codec::decode_message(buffer.clone()).unwrap();
     assert!(buffer.as_ptr_range().contains(&decoded.entries[0].data.as_ptr()));
+}
+
+#[test]
+fn groups_nest_as_deep_as_prost_lets_them() {
+    // In a message, in an entry alone, and in an entry of a message, where one level is spent.
+    for depth in 95..105 {
+        let nest = [vec![0x2b; depth], vec![0x2c; depth]].concat();
+        let bytes = Bytes::from(nest.clone());
+        reference::compare_message(&bytes);
+        reference::compare_entry(&bytes);
+        reference::compare_message(&[vec![0x3a], delimited(&nest)].concat().into());
+    }
+    let entry = |depth| codec::decode_entry([vec![0x2b; depth], vec![0x2c; depth]].concat().into());
+    assert!(entry(99).is_ok());
+    assert!(entry(105).is_err());
+}
+
+#[test]
+fn entries_get_memory_for_their_number() {
+    for count in [0, 1, 2, 5, 100, 1000] {
+        let mut message = Message::default();
+        let entries: Vec<_> = (1..=count)
+            .map(|index| {
+                let mut entry = Entry::default();
+                (entry.index, entry.data) = (index, Bytes::from(vec![7; index as usize % 300]));
+                entry
+            })
+            .collect();
+        message.set_entries(entries.into());
+        let mut out = BytesMut::new();
+        codec::encode_message(&message, &mut out);
+        let decoded = codec::decode_message(out.freeze()).unwrap();
+        assert_eq!(decoded, message);
+        assert!(decoded.entries.into_vec().capacity() <= (count as usize).max(4), "{count}");
+    }
+    // What is claimed beyond the bytes gets none.
+    for claim in [&[0x3a, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0x3a, 1], &[0x3a, 0, 0x3a], &[0x3a]] {
+        let bytes = Bytes::copy_from_slice(claim);
+        assert!(codec::decode_message(bytes.clone()).is_err());
+        reference::compare_message(&bytes);
+    }
 }

@@ -9,6 +9,7 @@ use kvd_raftpb::codec::{decode_message, encode_message, message_len};
 use kvd_transport::codec::{Decoder, Frame};
 
 use crate::input::Input;
+use crate::reference;
 
 pub(crate) fn run(input: &[u8]) {
     let mut input = Input::new(input);
@@ -21,6 +22,7 @@ pub(crate) fn run(input: &[u8]) {
     for frame in whole.0 {
         let Frame::Message(bytes) = frame else { continue };
         assert!(bytes.len() <= limit as usize);
+        reference::compare_message(&bytes);
         let Ok(message) = decode_message(bytes) else { continue };
         let mut again = BytesMut::new();
         encode_message(&message, &mut again);

@@ -29,6 +29,8 @@ mod member;
 mod node_snapshot;
 mod peer_url;
 mod raft_message;
+#[path = "../../../crates/raftpb/tests/reference/mod.rs"]
+mod reference;
 pub mod seeds;
 mod server_answer;
 mod snap_file;

@@ -12,6 +12,7 @@ use raft::storage::MemStorage;
 use raft::{Config, RawNode, StateRole};
 
 use crate::input::Input;
+use crate::reference;
 
 type Node = RawNode<MemStorage>;
 
@@ -40,7 +41,9 @@ pub(crate) fn run(input: &[u8]) {
 }
 
 fn offer(node: &mut Node, from: u64, bytes: &[u8]) {
-    let Ok(mut message) = codec::decode_message(Bytes::copy_from_slice(bytes)) else { return };
+    let bytes = Bytes::copy_from_slice(bytes);
+    reference::compare_message(&bytes);
+    let Ok(mut message) = codec::decode_message(bytes) else { return };
     let mut again = BytesMut::new();
     codec::encode_message(&message, &mut again);
     assert_eq!(codec::decode_message(again.freeze()).as_ref(), Ok(&message));

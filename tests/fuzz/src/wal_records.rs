@@ -6,8 +6,11 @@
 //! Option 1: the first piece is the head as it is; otherwise a good head goes before it. Option 2: what follows the
 //! `0xff 0xff` piece is the next segment, whose link the input writes.
 
+use bytes::Bytes;
+
 use crate::input::Input;
 use crate::log_image::{self, HEADER, SECTOR, Segment};
+use crate::reference;
 
 const MARK: u8 = 0xC5;
 
@@ -34,6 +37,9 @@ pub(crate) fn run(input: &[u8]) {
                 segment.batch(&head(end));
             }
             continue;
+        }
+        if let [3, _, _, _, _, entry @ ..] = records {
+            reference::compare_entry(&Bytes::copy_from_slice(entry));
         }
         segment.batch(records);
     }

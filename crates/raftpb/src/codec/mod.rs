@@ -1,14 +1,18 @@
 //! Conversions between [`raft::eraftpb`] and bytes.
 //!
-//! Payloads are [`Bytes`] on both sides, so neither direction copies them: a decoded entry shares the buffer that it
-//! was decoded from.
+//! Payloads are [`Bytes`](bytes::Bytes) on both sides, so neither direction copies them: a decoded entry shares the
+//! buffer that it was decoded from.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+mod decode;
+
+use bytes::{Buf, BufMut, BytesMut};
 use prost::Message as _;
 use prost::encoding;
 use raft::eraftpb;
 
 use crate::pb;
+
+pub use decode::{decode_entry, decode_message};
 
 /// Bytes that are not what they should be. A retry cannot help: the sender or the disk is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,11 +79,6 @@ pub fn entry_len(entry: &eraftpb::Entry) -> usize {
         len += encoding::bytes::encoded_len(6, &entry.context);
     }
     len
-}
-
-/// Decodes one entry. Its payload shares `bytes`.
-pub fn decode_entry(bytes: Bytes) -> Result<eraftpb::Entry, DecodeError> {
-    entry_from_pb(parse("entry", bytes)?)
 }
 
 /// Encodes a hard state.
@@ -207,12 +206,6 @@ fn encode_number(tag: u32, number: u64, out: &mut impl BufMut) {
     }
 }
 
-/// Decodes a message. The payloads of its entries share `bytes`. Pass the result through
-/// [`crate::validate::message`] before raft sees it.
-pub fn decode_message(bytes: Bytes) -> Result<eraftpb::Message, DecodeError> {
-    message_from_pb(parse("raft message", bytes)?)
-}
-
 /// Encodes a membership change for the data of an `EntryConfChangeV2`.
 pub fn encode_conf_change(change: &eraftpb::ConfChangeV2) -> Vec<u8> {
     pb::ConfChangeV2 {
@@ -267,21 +260,6 @@ pub fn decode_conf_change(
     Ok(out)
 }
 
-fn entry_from_pb(entry: pb::Entry) -> Result<eraftpb::Entry, DecodeError> {
-    let mut out = eraftpb::Entry::default();
-    out.set_entry_type(match entry.entry_type {
-        0 => eraftpb::EntryType::EntryNormal,
-        1 => eraftpb::EntryType::EntryConfChange,
-        2 => eraftpb::EntryType::EntryConfChangeV2,
-        value => return Err(DecodeError::UnknownEnum { what: "entry type", value }),
-    });
-    out.term = entry.term;
-    out.index = entry.index;
-    out.data = entry.data;
-    out.context = entry.context;
-    Ok(out)
-}
-
 fn metadata_to_pb(metadata: &eraftpb::SnapshotMetadata) -> pb::SnapshotMetadata {
     let conf = metadata.get_conf_state();
     pb::SnapshotMetadata {
@@ -313,52 +291,4 @@ fn metadata_from_pb(metadata: pb::SnapshotMetadata) -> eraftpb::SnapshotMetadata
     to.learners_next = conf.learners_next;
     to.auto_leave = conf.auto_leave;
     out
-}
-
-fn message_from_pb(message: pb::Message) -> Result<eraftpb::Message, DecodeError> {
-    use eraftpb::MessageType::*;
-    let mut out = eraftpb::Message::default();
-    out.set_msg_type(match message.msg_type {
-        0 => MsgHup,
-        1 => MsgBeat,
-        2 => MsgPropose,
-        3 => MsgAppend,
-        4 => MsgAppendResponse,
-        5 => MsgRequestVote,
-        6 => MsgRequestVoteResponse,
-        7 => MsgSnapshot,
-        8 => MsgHeartbeat,
-        9 => MsgHeartbeatResponse,
-        10 => MsgUnreachable,
-        11 => MsgSnapStatus,
-        12 => MsgCheckQuorum,
-        13 => MsgTransferLeader,
-        14 => MsgTimeoutNow,
-        15 => MsgReadIndex,
-        16 => MsgReadIndexResp,
-        17 => MsgRequestPreVote,
-        18 => MsgRequestPreVoteResponse,
-        value => return Err(DecodeError::UnknownEnum { what: "message type", value }),
-    });
-    out.to = message.to;
-    out.from = message.from;
-    out.term = message.term;
-    out.log_term = message.log_term;
-    out.index = message.index;
-    let entries: Result<Vec<_>, _> = message.entries.into_iter().map(entry_from_pb).collect();
-    out.set_entries(entries?.into());
-    out.commit = message.commit;
-    out.commit_term = message.commit_term;
-    if let Some(snapshot) = message.snapshot {
-        let to = out.mut_snapshot();
-        to.data = snapshot.data;
-        to.set_metadata(metadata_from_pb(snapshot.metadata.unwrap_or_default()));
-    }
-    out.request_snapshot = message.request_snapshot;
-    out.reject = message.reject;
-    out.reject_hint = message.reject_hint;
-    out.context = message.context;
-    out.deprecated_priority = message.deprecated_priority;
-    out.priority = message.priority;
-    Ok(out)
 }
