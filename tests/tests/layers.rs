@@ -55,6 +55,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "kvd-transport",
             "kvd-node",
             "kvd-kvstore",
+            "kvd-resp-api",
             "kvd",
             "kvctl",
         ],

@@ -31,6 +31,7 @@ mod peer_url;
 mod raft_message;
 #[path = "../../../crates/raftpb/tests/reference/mod.rs"]
 mod reference;
+mod requests;
 pub mod seeds;
 mod server_answer;
 mod snap_file;
@@ -67,6 +68,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "node_snapshot", memory: 8 << 20, run: node_snapshot::run },
     Target { name: "peer_url", memory: 64 << 10, run: peer_url::run },
     Target { name: "raft_message", memory: 8 << 20, run: raft_message::run },
+    Target { name: "requests", memory: 1 << 20, run: requests::run },
     Target { name: "server_answer", memory: 64 << 10, run: server_answer::run },
     Target { name: "snap_file", memory: 8 << 20, run: snap_file::run },
     Target { name: "store_snapshot", memory: 2 << 20, run: store_snapshot::run },

@@ -42,6 +42,15 @@ pub fn seeds() -> Vec<Seed> {
 fn texts() -> Vec<Seed> {
     let text = |target, name, text: &str| (target, name, text.as_bytes().to_vec());
     vec![
+        text(
+            "requests",
+            "array",
+            "\x13\x02*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\r\n\r\n*0\r\n*1\r\n$4\r\nPING\r\n",
+        ),
+        text("requests", "inline", "\x13\x02GET \"a\\x00b\" 'c'\nPING\r\n"),
+        text("requests", "many_arguments", "\x13\x02*1000000000\r\n"),
+        text("requests", "long_argument", "\x13\x02*1\r\n$99999999999\r\n"),
+        text("requests", "negative", "\x13\x02*-1\r\n*1\r\n$-1\r\n"),
         text("peer_url", "name", "http://Node-1.example.com:9021/"),
         text("peer_url", "ipv6", "http://[::1]:9021"),
         text("http_path", "escaped", "/v1/kv/a%2Fb%ff"),

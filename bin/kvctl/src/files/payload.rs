@@ -25,7 +25,7 @@ const COMMANDS: usize = 3;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Command {
-    #[prost(oneof = "CommandKind", tags = "1, 2")]
+    #[prost(oneof = "CommandKind", tags = "1, 2, 3, 4")]
     kind: Option<CommandKind>,
 }
 
@@ -35,6 +35,16 @@ enum CommandKind {
     Put(Put),
     #[prost(message, tag = "2")]
     Delete(Delete),
+    #[prost(message, tag = "3")]
+    Txn(Txn),
+    #[prost(message, tag = "4")]
+    Sequence(Sequence),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Sequence {
+    #[prost(message, repeated, tag = "1")]
+    commands: Vec<Command>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -49,6 +59,65 @@ struct Put {
 struct Delete {
     #[prost(bytes = "bytes", tag = "1")]
     key: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Txn {
+    #[prost(message, repeated, tag = "1")]
+    compares: Vec<Compare>,
+    #[prost(message, repeated, tag = "2")]
+    operations: Vec<Operation>,
+}
+
+/// What is compared with is left out.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Compare {
+    #[prost(bytes = "bytes", tag = "1")]
+    key: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Operation {
+    #[prost(oneof = "OperationKind", tags = "1, 2, 3, 4, 5")]
+    kind: Option<OperationKind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum OperationKind {
+    #[prost(message, tag = "1")]
+    Put(Put),
+    #[prost(message, tag = "2")]
+    Delete(Delete),
+    #[prost(message, tag = "3")]
+    DeleteRange(DeleteRange),
+    #[prost(message, tag = "4")]
+    Increment(Increment),
+    #[prost(message, tag = "5")]
+    Append(Append),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct DeleteRange {
+    #[prost(bytes = "bytes", tag = "1")]
+    start: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    end: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Increment {
+    #[prost(bytes = "bytes", tag = "1")]
+    key: Bytes,
+    #[prost(sint64, tag = "2")]
+    by: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Append {
+    #[prost(bytes = "bytes", tag = "1")]
+    key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    suffix: Bytes,
 }
 
 /// What an entry's data is.
@@ -129,15 +198,66 @@ pub(crate) fn text(entry: &Entry, ours: bool, detail: Detail) -> String {
 
 fn command_text(command: &kvd_raftpb::node::Command, detail: Detail) -> String {
     match Command::decode(command.payload.clone()).ok().and_then(|command| command.kind) {
-        Some(CommandKind::Put(Put { key, value })) => {
-            let shown = detail.quoted(&value).map(|shown| format!(" = {shown}")).unwrap_or_default();
-            format!("put \"{}\"{shown} ({})", key.escape_ascii(), count(value.len() as u64, "byte"))
-        }
-        Some(CommandKind::Delete(Delete { key })) => format!("delete \"{}\"", key.escape_ascii()),
+        Some(kind) => kind_text(&kind, detail),
         None => {
             let shown = detail.quoted(&command.payload).map(|shown| format!(" {shown}")).unwrap_or_default();
             format!("unknown{shown} ({})", count(command.payload.len() as u64, "byte"))
         }
+    }
+}
+
+fn kind_text(kind: &CommandKind, detail: Detail) -> String {
+    let list = |all: Vec<String>| {
+        let named = if detail.values.is_some() { all.len() } else { all.len().min(COMMANDS) };
+        let more = all.len() - named;
+        format!(
+            "{}{}",
+            all[..named].join(", "),
+            if more > 0 { format!(", and {more} more") } else { String::new() }
+        )
+    };
+    match kind {
+        CommandKind::Put(put) => put_text(put, detail),
+        CommandKind::Delete(Delete { key }) => format!("delete \"{}\"", key.escape_ascii()),
+        CommandKind::Txn(Txn { compares, operations }) => {
+            let keys = compares.iter().map(|compare| format!("\"{}\"", compare.key.escape_ascii()));
+            let condition = match compares.len() {
+                0 => String::new(),
+                _ => format!("if {}: ", list(keys.collect())),
+            };
+            let operations = operations.iter().map(|operation| operation_text(operation, detail));
+            format!("transaction [{condition}{}]", list(operations.collect()))
+        }
+        CommandKind::Sequence(Sequence { commands }) => {
+            let unknown = || "unknown".to_owned();
+            let text = |command: &Command| {
+                command.kind.as_ref().map_or_else(unknown, |kind| kind_text(kind, detail))
+            };
+            format!("sequence of {} [{}]", commands.len(), list(commands.iter().map(text).collect()))
+        }
+    }
+}
+
+fn put_text(Put { key, value }: &Put, detail: Detail) -> String {
+    let shown = detail.quoted(value).map(|shown| format!(" = {shown}")).unwrap_or_default();
+    format!("put \"{}\"{shown} ({})", key.escape_ascii(), count(value.len() as u64, "byte"))
+}
+
+fn operation_text(operation: &Operation, detail: Detail) -> String {
+    match &operation.kind {
+        Some(OperationKind::Put(put)) => put_text(put, detail),
+        Some(OperationKind::Delete(Delete { key })) => format!("delete \"{}\"", key.escape_ascii()),
+        Some(OperationKind::DeleteRange(DeleteRange { start, end })) => {
+            format!("delete from \"{}\" to \"{}\"", start.escape_ascii(), end.escape_ascii())
+        }
+        Some(OperationKind::Increment(Increment { key, by })) => {
+            format!("increment \"{}\" by {by}", key.escape_ascii())
+        }
+        Some(OperationKind::Append(Append { key, suffix })) => {
+            let shown = detail.quoted(suffix).map(|shown| format!(" += {shown}")).unwrap_or_default();
+            format!("append to \"{}\"{shown} ({})", key.escape_ascii(), count(suffix.len() as u64, "byte"))
+        }
+        None => "unknown".to_owned(),
     }
 }
 
@@ -178,24 +298,71 @@ pub(crate) fn json(entry: &Entry, ours: bool, detail: Detail) -> Value {
 }
 
 fn command_json(command: &kvd_raftpb::node::Command, detail: Detail) -> Value {
-    let counter = command.counter;
-    match Command::decode(command.payload.clone()).ok().and_then(|command| command.kind) {
-        Some(CommandKind::Put(Put { key, value })) => json!({
-            "counter": counter,
-            "op": "put",
-            "key": key.escape_ascii().to_string(),
-            "value_bytes": value.len(),
-            "value": detail.first_bytes(&value),
-        }),
-        Some(CommandKind::Delete(Delete { key })) => {
-            json!({ "counter": counter, "op": "delete", "key": key.escape_ascii().to_string() })
-        }
+    let mut value = match Command::decode(command.payload.clone()).ok().and_then(|command| command.kind) {
+        Some(kind) => kind_json(&kind, detail),
         None => json!({
-            "counter": counter,
             "op": "unknown",
             "bytes": command.payload.len(),
             "data": detail.first_bytes(&command.payload),
         }),
+    };
+    value["counter"] = command.counter.into();
+    value
+}
+
+fn kind_json(kind: &CommandKind, detail: Detail) -> Value {
+    match kind {
+        CommandKind::Put(put) => put_json(put, detail),
+        CommandKind::Delete(Delete { key }) => {
+            json!({ "op": "delete", "key": key.escape_ascii().to_string() })
+        }
+        CommandKind::Txn(Txn { compares, operations }) => {
+            let keys: Vec<String> =
+                compares.iter().map(|compare| compare.key.escape_ascii().to_string()).collect();
+            let operations: Vec<Value> =
+                operations.iter().map(|operation| operation_json(operation, detail)).collect();
+            json!({ "op": "txn", "compares": keys, "operations": operations })
+        }
+        CommandKind::Sequence(Sequence { commands }) => {
+            let unknown = || json!({ "op": "unknown" });
+            let json = |command: &Command| {
+                command.kind.as_ref().map_or_else(unknown, |kind| kind_json(kind, detail))
+            };
+            json!({ "op": "sequence", "commands": commands.iter().map(json).collect::<Vec<_>>() })
+        }
+    }
+}
+
+fn put_json(Put { key, value }: &Put, detail: Detail) -> Value {
+    json!({
+        "op": "put",
+        "key": key.escape_ascii().to_string(),
+        "value_bytes": value.len(),
+        "value": detail.first_bytes(value),
+    })
+}
+
+fn operation_json(operation: &Operation, detail: Detail) -> Value {
+    match &operation.kind {
+        Some(OperationKind::Put(put)) => put_json(put, detail),
+        Some(OperationKind::Delete(Delete { key })) => {
+            json!({ "op": "delete", "key": key.escape_ascii().to_string() })
+        }
+        Some(OperationKind::DeleteRange(DeleteRange { start, end })) => json!({
+            "op": "delete_range",
+            "start": start.escape_ascii().to_string(),
+            "end": end.escape_ascii().to_string(),
+        }),
+        Some(OperationKind::Increment(Increment { key, by })) => {
+            json!({ "op": "increment", "key": key.escape_ascii().to_string(), "by": by })
+        }
+        Some(OperationKind::Append(Append { key, suffix })) => json!({
+            "op": "append",
+            "key": key.escape_ascii().to_string(),
+            "suffix_bytes": suffix.len(),
+            "suffix": detail.first_bytes(suffix),
+        }),
+        None => json!({ "op": "unknown" }),
     }
 }
 
@@ -296,6 +463,26 @@ mod tests {
             value["batch"]["commands"][2],
             json!({ "counter": 9, "op": "unknown", "bytes": 2, "data": "7a00" })
         );
+    }
+
+    #[test]
+    fn what_a_transaction_and_a_sequence_do_is_named() {
+        // Field numbers of crates/kvstore/proto/command.proto, by hand.
+        const TXN: &[u8] = b"\x1a\x24\x0a\x05\x0a\x01c\x18\x01\x12\x07\x22\x05\x0a\x01n\x10\x03\x12\x08\x2a\x06\x0a\x01a\x12\x01s\x12\x08\x1a\x06\x0a\x01d\x12\x01e";
+        const SEQUENCE: &[u8] = b"\x22\x0c\x0a\x05\x12\x03\x0a\x01k\x0a\x03\x0a\x01\x01";
+        let shown = text(&batch(&[TXN]), true, QUIET);
+        let want = "transaction [if \"c\": increment \"n\" by -2, append to \"a\" (1 byte), delete from \"d\" to \"e\"]";
+        assert!(shown.ends_with(want), "{shown}");
+        let value = json(&batch(&[TXN]), true, QUIET);
+        let txn = &value["batch"]["commands"][0];
+        assert_eq!(
+            (&txn["op"], &txn["compares"][0], &txn["operations"][0]["by"]),
+            (&json!("txn"), &json!("c"), &json!(-2))
+        );
+        // A sequence whose second command does not decode is unknown as a whole.
+        assert!(text(&batch(&[SEQUENCE]), true, QUIET).ends_with("unknown (14 bytes)"));
+        let sequence = text(&batch(&[b"\x22\x07\x0a\x05\x12\x03\x0a\x01k"]), true, QUIET);
+        assert!(sequence.ends_with("sequence of 1 [delete \"k\"]"), "{sequence}");
     }
 
     #[test]
