@@ -306,6 +306,26 @@ fn unknown_numbers_in_enums_are_named() {
 }
 
 #[test]
+fn enums_are_judged_when_everything_is_read() {
+    // Type 3 is no entry's, and 19 no message's.
+    let (bad, worse) = ([0x3a, 2, 0x08, 3], [0x3a, 2, 0x08, 4]);
+    for (bytes, error) in [
+        ([&bad[..], &worse].concat(), Some("entry type 3 is unknown")),
+        ([&bad[..], &[0x08, 19]].concat(), Some("message type 19 is unknown")),
+        ([&bad[..], &[0x0f]].concat(), Some("not a valid raft message")),
+        // A value that is replaced does not count.
+        (vec![0x3a, 4, 0x08, 3, 0x08, 1], None),
+        (vec![0x08, 19, 0x08, 3], None),
+    ] {
+        let bytes = Bytes::from(bytes);
+        let refused = codec::decode_message(bytes.clone()).err().map(|e| e.to_string());
+        assert!(refused.as_deref().unwrap_or_default().starts_with(error.unwrap_or_default()), "{refused:?}");
+        assert_eq!(refused.is_some(), error.is_some(), "{refused:?}");
+        reference::compare_message(&bytes);
+    }
+}
+
+#[test]
 fn a_decoded_payload_shares_the_buffer_that_it_came_in() {
     let mut message = Message::default();
     message.set_msg_type(MessageType::MsgAppend);
