@@ -38,7 +38,7 @@ pub fn decode_message(bytes: Bytes) -> Result<eraftpb::Message, DecodeError> {
     raw.finish()
 }
 
-/// The place that is read in a buffer. Moving on is cheaper than in [`Bytes`], and payloads share the buffer as there.
+/// The place that is read in a buffer. Payloads are slices of it and share its memory.
 struct Cursor<'a> {
     whole: &'a Bytes,
     rest: &'a [u8],
