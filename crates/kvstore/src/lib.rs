@@ -34,6 +34,7 @@ pub mod admin;
 pub mod apply;
 pub mod command;
 pub mod door;
+mod key;
 pub mod service;
 pub mod snapshot;
 pub mod store;

@@ -116,7 +116,7 @@ impl kvd_node::View for View {
     }
 }
 
-fn length(bytes: &Bytes) -> io::Result<u32> {
+fn length(bytes: &[u8]) -> io::Result<u32> {
     u32::try_from(bytes.len())
         .map_err(|_| io::Error::other("a key or value of 4 GiB or more has no snapshot"))
 }
@@ -160,9 +160,9 @@ pub fn read(reader: &mut dyn Read) -> Result<Store, Error> {
             return Err(damaged("its keys are not in ascending order"));
         }
         let value = input.bytes(value_bytes)?;
-        last = Some(key.clone());
         let version = if planted(Bug::RestoredVersionLost) { 1 } else { version };
-        store.insert_restored(key, Record { value, create_revision, mod_revision, version });
+        store.insert_restored(&key, Record { value, create_revision, mod_revision, version });
+        last = Some(key);
     }
     input.end()?;
     Ok(store)

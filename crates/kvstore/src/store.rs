@@ -20,6 +20,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use bytes::Bytes;
 use imbl::OrdMap;
 
+use crate::key::Key;
+
 /// The revision of a store that was never written to.
 pub const FIRST_REVISION: u64 = 1;
 
@@ -57,7 +59,7 @@ pub struct Deleted {
 /// The revisioned map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
-    map: OrdMap<Bytes, Record>,
+    map: OrdMap<Key, Record>,
     revision: u64,
     /// Bytes of all keys and values.
     payload_bytes: u64,
@@ -65,7 +67,7 @@ pub struct Store {
 
 /// What a store held that was cleared. Dropping it takes half a second for each million keys.
 #[derive(Debug)]
-pub struct Cleared(OrdMap<Bytes, Record>);
+pub struct Cleared(OrdMap<Key, Record>);
 
 impl Cleared {
     /// The number of keys.
@@ -125,13 +127,14 @@ impl Store {
     }
 
     /// The keys behind `after` with their records, in the order of the keys' bytes.
-    pub fn iter_after(&self, after: &[u8]) -> impl Iterator<Item = (&Bytes, &Record)> {
-        self.map.range::<_, [u8]>((Bound::Excluded(after), Bound::Unbounded))
+    pub fn iter_after(&self, after: &[u8]) -> impl Iterator<Item = (&[u8], &Record)> {
+        let behind = self.map.range::<_, [u8]>((Bound::Excluded(after), Bound::Unbounded));
+        behind.map(|(key, record)| (key.as_slice(), record))
     }
 
     /// All keys with their records, in the order of the keys' bytes.
-    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
-        self.map.iter()
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Record)> {
+        self.map.iter().map(|(key, record)| (key.as_slice(), record))
     }
 
     /// Sets `key` to a copy of `value`.
@@ -160,14 +163,14 @@ impl Store {
         }
         self.payload_bytes += (key.len() + copied.len()) as u64;
         let record = Record { value: copied, create_revision: revision, mod_revision: revision, version: 1 };
-        self.map.insert(Bytes::copy_from_slice(key), record);
+        self.map.insert(Key::copy_from(key), record);
         Written { revision, version: 1 }
     }
 
     /// Removes `key` as a part of the command that takes `revision`; says whether it was there.
     pub(crate) fn remove_at(&mut self, revision: u64, key: &[u8]) -> bool {
         let Some((key, record)) = self.map.remove_with_key(key) else { return false };
-        self.payload_bytes -= (key.len() + record.value.len()) as u64;
+        self.payload_bytes -= (key.as_slice().len() + record.value.len()) as u64;
         self.revision = revision;
         true
     }
@@ -182,15 +185,15 @@ impl Store {
     }
 
     /// The keys between two bounds, in order.
-    pub(crate) fn keys_between(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Vec<Bytes> {
+    pub(crate) fn keys_between(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Vec<Key> {
         self.map.range::<_, [u8]>((start, end)).map(|(key, _)| key.clone()).collect()
     }
 
     /// Puts a record of a snapshot back as it was. Keys come in ascending order, each once, into a store that was
     /// made by [`Store::at_revision`].
-    pub(crate) fn insert_restored(&mut self, key: Bytes, record: Record) {
+    pub(crate) fn insert_restored(&mut self, key: &[u8], record: Record) {
         self.payload_bytes += (key.len() + record.value.len()) as u64;
-        self.map.insert(key, record);
+        self.map.insert(Key::copy_from(key), record);
     }
 
     /// An empty store whose history ended at `revision`.

@@ -182,7 +182,7 @@ impl Store {
             Operation::DeleteRange { start, end } => {
                 let end = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(&end[..]) };
                 for key in self.keys_between(Bound::Included(start), end) {
-                    done.deleted += u64::from(self.remove_at(revision, &key));
+                    done.deleted += u64::from(self.remove_at(revision, key.as_slice()));
                 }
             }
             Operation::Increment { key, by } => {

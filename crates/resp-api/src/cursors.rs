@@ -25,10 +25,10 @@ pub(crate) struct Cursors {
 
 impl Cursors {
     /// The cursor for going on behind `key`. Never 0, which ends a scan and begins one.
-    pub(crate) fn give_out(&mut self, key: &Bytes) -> u64 {
+    pub(crate) fn give_out(&mut self, key: &[u8]) -> u64 {
         let cursor = (self.hash.hash_one(key) >> 11).max(1);
         // Two keys in one place are told apart by the newer one's being here; among 4096 that takes 2^29 scans.
-        if self.keys.insert(cursor, key.clone()).is_none() {
+        if self.keys.insert(cursor, Bytes::copy_from_slice(key)).is_none() {
             self.order.push_back(cursor);
             if self.order.len() > POSITIONS
                 && let Some(oldest) = self.order.pop_front()

@@ -176,7 +176,7 @@ impl<D> Shared<D> {
     }
 
     /// The cursor for going on behind `key`.
-    pub(crate) fn give_out_cursor(&self, key: &Bytes) -> u64 {
+    pub(crate) fn give_out_cursor(&self, key: &[u8]) -> u64 {
         self.cursors.lock().unwrap_or_else(PoisonError::into_inner).give_out(key)
     }
 }
