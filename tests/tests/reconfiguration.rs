@@ -271,11 +271,12 @@ fn every_member_knows_where_the_others_are_also_from_a_snapshot() {
             assert_eq!(listed["client_urls"], json!([format!("http://127.0.0.1:{}", member.client_port())]));
         }
     }
-    let leader = cluster.leader();
-    let list = get(cluster.member(leader), "/v1/members");
-    let progress: Vec<bool> =
-        list["members"].as_array().unwrap().iter().map(|member| member["progress"].is_object()).collect();
-    assert_eq!(progress.iter().filter(|has| **has).count(), 3, "the leader knows of three others: {list}");
+    // A leader has it from its first tick on.
+    wait_until("the leader knows of three others", PATIENCE, || {
+        let list = get(cluster.member(cluster.leader()), "/v1/members");
+        let with = list["members"].as_array()?.iter().filter(|member| member["progress"].is_object());
+        (with.count() == 3).then_some(())
+    });
 }
 
 #[test]
