@@ -38,7 +38,7 @@ fn ask(args: &[&str], dir: &Path) -> Answer {
 }
 
 fn verify(member: &Member) -> Answer {
-    ask(&["wal", "verify", "--json"], &member.data_dir())
+    ask(&["wal", "verify", "-w", "json"], &member.data_dir())
 }
 
 fn last_segment(member: &Member) -> PathBuf {
@@ -126,7 +126,7 @@ fn a_member_under_load_is_never_called_damaged() {
                 assert_eq!(answer["open"], true);
                 ask(&["snap", "verify"], &member.data_dir()).good();
                 let dump =
-                    ask(&["wal", "dump", "--json", "--kinds", "hard-state,snapshot"], &member.data_dir());
+                    ask(&["wal", "dump", "-w", "json", "--kinds", "hard-state,snapshot"], &member.data_dir());
                 let dump = dump.good();
                 assert!(dump.out.lines().last().is_some_and(|line| line.contains("\"kind\":\"end\"")));
                 let released = answer["segments"][0]["sequence"].as_u64().unwrap();

@@ -99,10 +99,18 @@ pub struct Output {
     pub format: Format,
 }
 
+impl Output {
+    /// Whether it is for programs.
+    #[must_use]
+    pub fn is_json(self) -> bool {
+        self.format == Format::Json
+    }
+}
+
 /// See [`Output`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Columns
+    /// Columns, or lines
     Table,
     /// One JSON document
     Json,

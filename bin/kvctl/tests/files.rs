@@ -139,7 +139,7 @@ fn kvctl(args: &[&str], path: &Path) -> (u8, String, String) {
 }
 
 fn kvctl_json(args: &[&str], path: &Path) -> (u8, Value, String) {
-    let (code, out, error) = kvctl(&[args, &["--json"]].concat(), path);
+    let (code, out, error) = kvctl(&[args, &["-w", "json"]].concat(), path);
     assert_eq!(out.lines().count(), 1, "one object: {out}");
     (code, serde_json::from_str(&out).unwrap(), error)
 }
@@ -179,7 +179,7 @@ fn a_log_that_was_closed_is_told_in_full() {
         "dump-values.txt",
         &kvctl(&["wal", "dump", "--values=escaped", "--value-bytes", "8"], home.path()).1,
     );
-    golden("dump.jsonl", &kvctl(&["wal", "dump", "--json"], home.path()).1);
+    golden("dump.jsonl", &kvctl(&["wal", "dump", "-w", "json"], home.path()).1);
     let (code, out, _) = kvctl(&["wal", "verify"], home.path());
     assert_eq!(code, 0);
     golden("verify.txt", &out);
@@ -214,7 +214,7 @@ fn snapshots_are_told_in_full() {
 fn every_record_is_one_object_and_the_end_is_the_last() {
     let (home, _wal) = member();
     let lines = |args: &[&str]| -> Vec<Value> {
-        let (code, out, error) = kvctl(&[&["wal", "dump", "--json"], args].concat(), home.path());
+        let (code, out, error) = kvctl(&[&["wal", "dump", "-w", "json"], args].concat(), home.path());
         assert_eq!(code, 0, "{error}");
         out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };

@@ -93,7 +93,7 @@ impl Printer<'_> {
             return Ok(());
         }
         self.printed += 1;
-        if self.flags.json {
+        if self.flags.output.is_json() {
             let line = self.record_json(batch, record, replaced);
             writeln!(self.out, "{line}")?;
             return Ok(());
@@ -186,7 +186,7 @@ impl Printer<'_> {
     fn released(&mut self, released: Released) -> Result<(), Error> {
         let Released { from, next } = released;
         self.last = None;
-        if self.flags.json {
+        if self.flags.output.is_json() {
             writeln!(self.out, "{}", json!({ "kind": "released", "from": from, "next": next }))?;
         } else {
             writeln!(
@@ -199,7 +199,7 @@ impl Printer<'_> {
     }
 
     fn end(&mut self, end: &End) -> Result<(), Error> {
-        if self.flags.json {
+        if self.flags.output.is_json() {
             writeln!(self.out, "{}", end_json(end))?;
         } else {
             let file = name_of(&end.file);

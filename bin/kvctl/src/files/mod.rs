@@ -16,6 +16,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use kvd_vfs::{Disk, RealDisk};
 
 use crate::Error;
+use crate::cluster::Output;
 
 /// What can be done with a log.
 #[derive(Debug, Subcommand)]
@@ -40,9 +41,9 @@ pub enum Snap {
 pub struct Place {
     /// A member's data directory, or the `wal` or `snap` directory in it; for snapshots also one file
     pub path: PathBuf,
-    /// Print JSON: one object
-    #[arg(long)]
-    pub json: bool,
+    /// How to print it
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Flags of `wal dump`.
@@ -68,9 +69,9 @@ pub struct Dump {
     /// Bytes of a value that are printed
     #[arg(long, default_value_t = 64)]
     pub value_bytes: usize,
-    /// Print JSON: one object a line
-    #[arg(long)]
-    pub json: bool,
+    /// How to print it; JSON is an object a line
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Kinds of records.

@@ -42,13 +42,13 @@ pub(crate) fn run(disk: &Disk, place: &Place, inspect: bool, out: &mut dyn Write
             Ok(_) => {}
             Err(_) => unreadable += 1,
         }
-        match (place.json, inspect) {
+        match (place.output.is_json(), inspect) {
             (true, _) => objects.push(found.json(inspect)),
             (false, false) => writeln!(out, "{}  {}", name_of(&found.listed.path), found.words())?,
             (false, true) => found.text(out)?,
         }
     }
-    if place.json {
+    if place.output.is_json() {
         let verdict = match (damaged, unreadable) {
             (0, 0) => "good",
             (0, _) => "unreadable",

@@ -43,7 +43,7 @@ struct Known {
 pub(crate) fn verify(disk: &Disk, place: &Place, out: &mut dyn Write) -> Result<(), Error> {
     let directories = directories(&place.path)?;
     let found = examine(disk, &directories)?;
-    match place.json {
+    match place.output.is_json() {
         true => writeln!(out, "{}", found.json(&directories))?,
         false => found.text(&directories, out)?,
     }
