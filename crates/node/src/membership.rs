@@ -57,6 +57,11 @@ impl MembershipChange {
         }
     }
 
+    /// The member that it removes.
+    pub(crate) fn removes(&self) -> Option<u64> {
+        matches!(self, Self::Remove { .. }).then_some(self.id())
+    }
+
     pub(crate) fn kind(&self) -> ConfChangeType {
         match self {
             Self::Add { .. } => ConfChangeType::AddLearnerNode,

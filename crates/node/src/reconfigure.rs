@@ -93,9 +93,11 @@ impl<S: StateMachine> Core<S> {
     }
 
     fn propose_change(&mut self, counter: u64, wish: &Wish) {
-        let own = MembershipChange::Remove { id: self.config.id };
-        let goes = matches!(wish, Wish::Change(request) if request.changes.contains(&own));
-        if goes && self.hand_over() {
+        let going: Vec<u64> = match wish {
+            Wish::Change(request) => request.changes.iter().filter_map(MembershipChange::removes).collect(),
+            Wish::Transfer(_) => Vec::new(),
+        };
+        if going.contains(&self.config.id) && self.hand_over_to_other_than(&going) {
             return;
         }
         let Some(proposal) = self.changes.proposal(counter) else { return };
@@ -164,7 +166,7 @@ impl<S: StateMachine> Core<S> {
     /// The leader's checks of a transfer, and who is to lead.
     fn check_transfer(&self, to: Option<u64>) -> (Check, Option<u64>) {
         let id = self.config.id;
-        let Some(to) = to.or_else(|| self.successor()) else {
+        let Some(to) = to.or_else(|| self.successor(&[])) else {
             let words = "there is no other voter that could lead; add a member first";
             return (Check::Refuse(Refusal::Invalid(words.into())), None);
         };
@@ -187,15 +189,16 @@ impl<S: StateMachine> Core<S> {
         }
     }
 
-    /// The voter with the longest log among those who stay.
-    fn successor(&self) -> Option<u64> {
+    /// The voter with the longest log among those who stay, `going` not among them.
+    fn successor(&self, going: &[u64]) -> Option<u64> {
         let id = self.config.id;
         let stay = membership::voters(&self.state.membership);
         let progress = self.raw.raft.prs();
         progress
             .iter()
             .filter(|(peer, _)| {
-                **peer != id && progress.conf().voters().contains(**peer) && stay.contains(peer)
+                let votes = progress.conf().voters().contains(**peer) && stay.contains(peer);
+                **peer != id && votes && !going.contains(peer)
             })
             .max_by_key(|(peer, progress)| (progress.recent_active, progress.matched, **peer))
             .map(|(peer, _)| *peer)
@@ -203,7 +206,13 @@ impl<S: StateMachine> Core<S> {
 
     /// Transfers leadership to the voter with the longest log. `false` if there is no other voter.
     pub(crate) fn hand_over(&mut self) -> bool {
-        let best = self.successor();
+        self.hand_over_to_other_than(&[])
+    }
+
+    /// As [`Self::hand_over`], but not to those that are about to be removed: they would have to hand over in their turn,
+    /// and if nobody stays it would go round for ever. Then the change is for the verdict to refuse.
+    fn hand_over_to_other_than(&mut self, going: &[u64]) -> bool {
+        let best = self.successor(going);
         if let Some(peer) = best {
             tracing::info!(to = peer, "handing leadership over");
             self.raw.transfer_leader(peer);

@@ -329,6 +329,32 @@ fn one_bad_change_refuses_them_all() {
 }
 
 #[test]
+fn the_removal_of_all_voters_is_refused_by_the_leader_that_there_is() {
+    for asked in [1, 2] {
+        let mut world = World::led(3);
+        let term = world.run(1).core.status().term;
+        let all = (1..=3).map(|id| MembershipChange::Remove { id }).collect();
+        let mut removed = world.change_all(asked, all, None);
+        assert!(matches!(world.answer(&mut removed), Err(Error::Refused(Refusal::LastVoter(_)))));
+        assert_eq!(
+            (world.leader(), world.run(1).core.status().term),
+            (Some(1), term),
+            "leadership goes round"
+        );
+    }
+}
+
+#[test]
+fn a_leader_that_is_removed_with_others_hands_over_to_one_that_stays() {
+    let mut world = World::led(5);
+    let changes = [1, 3, 4, 5].map(|id| MembershipChange::Remove { id }).to_vec();
+    let mut removed = world.change_all(2, changes, Some("the test wants one member"));
+    assert!(world.answer(&mut removed).is_ok());
+    assert_eq!(world.leader(), Some(2));
+    assert_eq!(world.run(2).core.status().term, 3, "one transfer");
+}
+
+#[test]
 fn a_leader_that_dies_in_a_joint_configuration_is_followed_by_one_that_leaves_it() {
     // It dies when the entry that enters is where it is, and no further.
     for committed in [false, true] {
