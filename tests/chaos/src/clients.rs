@@ -181,10 +181,10 @@ impl Client {
             return None;
         }
         let address = self.rng.pick(&addresses);
-        match address.redis {
-            Some(port) if self.rng.below(2) == 0 => Some(Box::new(Redis::new(port))),
-            _ => Some(Box::new(Http::new(address.http, self.conditions))),
-        }
+        Some(match self.rng.below(2) {
+            0 => Box::new(Redis::new(address.redis)),
+            _ => Box::new(Http::new(address.http, self.conditions)),
+        })
     }
 
     fn intent(&mut self) -> (String, Action, Option<u64>) {

@@ -41,8 +41,6 @@ pub struct Slot {
     /// Where it listens for peers, behind the proxy.
     peer_port: Port,
     proxy: Proxy,
-    /// Its Redis door, if kvd has one.
-    redis: Option<Port>,
     /// What its directory lies on.
     pub storage: Storage,
     /// Whether it was removed from the cluster.
@@ -54,8 +52,8 @@ pub struct Slot {
 pub struct Address {
     /// Its port for HTTP.
     pub http: u16,
-    /// Its port for Redis, if it has that door.
-    pub redis: Option<u16>,
+    /// Its port for Redis.
+    pub redis: u16,
 }
 
 /// A cluster in a directory.
@@ -69,7 +67,6 @@ pub struct Cluster {
     pub addresses: Arc<Mutex<Vec<Address>>>,
     directory: PathBuf,
     fake_clocks: bool,
-    has_redis: bool,
 }
 
 impl Cluster {
@@ -89,7 +86,6 @@ impl Cluster {
             addresses: Arc::default(),
             directory: directory.to_owned(),
             fake_clocks,
-            has_redis: has_flag("--listen-redis"),
         };
         for id in 1..=size {
             cluster.push(id, storage(id))?;
@@ -121,8 +117,7 @@ impl Cluster {
         let front = front.ok_or("a peer URL ends with its port")?;
         let proxy = Proxy::start(self.network.clone(), id, front, peer_port.number())
             .map_err(|e| format!("the proxy of member {id}: {e}"))?;
-        let redis = self.has_redis.then(Port::reserve);
-        self.slots.push(Slot { member, mount, peer_port, proxy, redis, storage, removed: false });
+        self.slots.push(Slot { member, mount, peer_port, proxy, storage, removed: false });
         Ok(())
     }
 
@@ -135,9 +130,6 @@ impl Cluster {
         let mut args: Vec<String> = FLAGS.iter().chain(extra).map(|s| (*s).to_owned()).collect();
         args.extend(["--cluster".to_owned(), urls.join(",")]);
         args.extend(["--listen-peer".to_owned(), format!("127.0.0.1:{}", slot.peer_port.number())]);
-        if let Some(port) = &slot.redis {
-            args.extend(["--listen-redis".to_owned(), format!("127.0.0.1:{}", port.number())]);
-        }
         slot.member.set_args(args);
         if fake {
             std::fs::write(&clock, b"+0\n").map_err(|e| format!("{}: {e}", clock.display()))?;
@@ -173,10 +165,11 @@ impl Cluster {
 
     /// Tells the clients whom they may ask.
     pub fn publish(&self) {
-        let current = self.slots.iter().filter(|slot| !slot.removed).map(|slot| Address {
-            http: slot.member.client_port(),
-            redis: slot.redis.as_ref().map(Port::number),
-        });
+        let current = self
+            .slots
+            .iter()
+            .filter(|slot| !slot.removed)
+            .map(|slot| Address { http: slot.member.client_port(), redis: slot.member.redis_port() });
         *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = current.collect();
     }
 
@@ -381,10 +374,4 @@ pub fn output(command: &mut Command) -> Result<Output, String> {
             Err(format!("{command:?}: {}: {stderr}", output.status))
         }
     }
-}
-
-/// Whether the kvd under test knows a flag.
-fn has_flag(flag: &str) -> bool {
-    output(Command::new(kvd_tests::kvd()).arg("--help"))
-        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(flag))
 }
