@@ -137,7 +137,7 @@ pub enum Error {
         endpoint: Endpoint,
     },
     /// `status` found a member that is not ready.
-    #[error("members that are not ready: {0}")]
+    #[error("not ready: {0} of the members; the table says why")]
     NotReady(usize),
     /// A measurement without a single acknowledged request.
     #[error("nothing was acknowledged; {0}")]

@@ -64,7 +64,7 @@ pub struct Dump {
     #[arg(long, value_delimiter = ',')]
     pub kinds: Vec<Kind>,
     /// Print values, too: with escapes, or in hexadecimal digits
-    #[arg(long, num_args = 0..=1, default_missing_value = "escaped")]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "escaped")]
     pub values: Option<Values>,
     /// Bytes of a value that are printed
     #[arg(long, default_value_t = 64)]
