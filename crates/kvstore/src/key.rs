@@ -1,7 +1,7 @@
 //! A key as the map keeps it.
 //!
-//! A look-up compares a dozen and a half keys. If each of them lay in memory of its own, most of these would be misses of
-//! the cache, and they would be a quarter of what a write costs. So a short key stands in the tree's node itself; a long
+//! A look-up compares a dozen and a half keys. With each of them in memory of its own, comparing them was a quarter of a
+//! follower's time under writes (docs/performance.md). So a short key stands in the tree's node itself; a long
 //! one is shared, and cloning it, which a write does to all keys of a node that a snapshot holds too, copies nothing.
 
 use std::borrow::Borrow;

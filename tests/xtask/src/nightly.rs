@@ -25,6 +25,7 @@ pub(crate) const LONG: &[Long] = &[
     Long { name: "crash-images", command: "cargo run --locked --release -q -p kvd-crash-images -- --seed {seed} --samples 2000 -j 2" },
     Long { name: "simulator", command: "cargo run --locked --release -q -p kvd-sim --features mutations -- --seeds {from}..{to} -j 2" },
     Long { name: "mutations", command: "cargo run --locked --release -q -p kvd-sim --features mutations -- gate --seeds 2000 -j 2" },
+    Long { name: "again", command: ".ci/run again" },
     Long { name: "fuzz", command: "tests/fuzz/run --seconds 7200" },
     Long { name: "chaos", command: "cargo run --locked --release -q -p kvd-chaos -- --total-faults 10000 --seconds 60" },
 ];
